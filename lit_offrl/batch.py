@@ -1,0 +1,91 @@
+"""Batches of transitions, and the packed matrix they are views of."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Transitions, stacked on the last-but-one axis; a leading axis K holds several batches.
+
+    Args:
+        obs: Observations, normalized, (B, O).
+        action: Box actions scaled to [-1, 1], (B, A), or indices of discrete ones, (B,).
+        reward: Rewards after the reward transform, (B,).
+        next_obs: Next observations, normalized; after a truncation the true final one, (B, O).
+        terminated: 1 where the episode ended for good, never for a time limit, (B,).
+        truncated: 1 where a time limit ended the episode, (B,).
+        mc_return: Discounted return-to-go in transformed reward, (B,).
+    """
+
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+    next_obs: Tensor
+    terminated: Tensor
+    truncated: Tensor | None = None
+    mc_return: Tensor | None = None
+
+    def at(self, k: int) -> "Batch":
+        """Take batch ``k`` of a stack of batches."""
+        return Batch(*(None if field is None else field[k] for field in self))
+
+
+class Layout(NamedTuple):
+    """Which columns of a packed (..., W) matrix hold which field of a :class:`Batch`.
+
+    Args:
+        obs_dim: O.
+        action_dim: A, or the number of actions if ``discrete``.
+        discrete: Whether an action is one index instead of A numbers.
+        extras: Optional fields of :class:`Batch` that are packed too, in this order.
+    """
+
+    obs_dim: int
+    action_dim: int
+    discrete: bool
+    extras: tuple[str, ...] = ()
+
+    @property
+    def sections(self) -> list[int]:
+        """Widths of obs, action, reward, next_obs, terminated and the extras."""
+        action_width = 1 if self.discrete else self.action_dim
+        return [self.obs_dim, action_width, 1, self.obs_dim, 1] + [1] * len(self.extras)
+
+    @property
+    def width(self) -> int:
+        """Number of columns W."""
+        return sum(self.sections)
+
+    def pack(
+        self,
+        obs: Tensor,
+        action: Tensor,
+        reward: Tensor,
+        next_obs: Tensor,
+        terminated: Tensor,
+        **extras: Tensor,
+    ) -> Tensor:
+        """Write the fields side by side into one float32 matrix, (N, W).
+
+        One gather from one matrix is what makes sampling cheap. Action indices are exact in
+        float32 up to 2^24.
+        """
+        fields = [obs, action, reward, next_obs, terminated, *(extras[k] for k in self.extras)]
+        packed = torch.empty(len(obs), self.width, dtype=torch.float32)  # (N, W)
+        for columns, field in zip(packed.split(self.sections, dim=-1), fields, strict=True):
+            columns.copy_(field if field.ndim == 2 else field.unsqueeze(-1))
+        return packed
+
+    def unpack(self, packed: Tensor) -> Batch:
+        """Split a packed matrix (..., W) into a :class:`Batch` of views of it."""
+        obs, action, reward, next_obs, terminated, *extras = packed.split(self.sections, dim=-1)
+        return Batch(
+            obs,
+            action.squeeze(-1).long() if self.discrete else action,
+            reward.squeeze(-1),
+            next_obs,
+            terminated.squeeze(-1),
+            **{k: field.squeeze(-1) for k, field in zip(self.extras, extras, strict=True)},
+        )
