@@ -29,7 +29,7 @@ class Batch(NamedTuple):
 
     def at(self, k: int) -> "Batch":
         """Take batch ``k`` of a stack of batches."""
-        return Batch(*(None if field is None else field[k] for field in self))
+        return Batch._make(None if field is None else field[k] for field in self)
 
 
 class Layout(NamedTuple):
@@ -74,13 +74,15 @@ class Layout(NamedTuple):
         """
         fields = [obs, action, reward, next_obs, terminated, *(extras[k] for k in self.extras)]
         packed = torch.empty(len(obs), self.width, dtype=torch.float32)  # (N, W)
-        for columns, field in zip(packed.split(self.sections, dim=-1), fields, strict=True):
+        for columns, field in zip(torch.split(packed, self.sections, dim=-1), fields, strict=True):
             columns.copy_(field if field.ndim == 2 else field.unsqueeze(-1))
         return packed
 
     def unpack(self, packed: Tensor) -> Batch:
         """Split a packed matrix (..., W) into a :class:`Batch` of views of it."""
-        obs, action, reward, next_obs, terminated, *extras = packed.split(self.sections, dim=-1)
+        obs, action, reward, next_obs, terminated, *extras = torch.split(
+            packed, self.sections, dim=-1
+        )
         return Batch(
             obs,
             action.squeeze(-1).long() if self.discrete else action,

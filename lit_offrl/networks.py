@@ -1,5 +1,6 @@
 """Networks that the algorithms are made of; an ensemble is one batched network."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -42,9 +43,7 @@ class EnsembleMLP(nn.Module):
     def __init__(self, n: int, n_in: int, hidden: Sequence[int], n_out: int) -> None:
         super().__init__()
         widths = [n_in, *hidden, n_out]
-        self.layers = nn.ModuleList(
-            EnsembleLinear(n, a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.layers = nn.ModuleList(EnsembleLinear(n, a, b) for a, b in itertools.pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply all members."""

@@ -173,7 +173,7 @@ class Categorical(Distribution):
 
     def entropy(self) -> Tensor:
         """Entropy in nats, (B,)."""
-        return torch.special.entr(self.probs).sum(-1)
+        return torch.special.entr(self.probs).sum(-1)  # type: ignore[no-any-return]
 
 
 class Greedy(Categorical):
@@ -191,7 +191,7 @@ class Greedy(Categorical):
 
     def imitation_loss(self, action: Tensor) -> Tensor:
         """1 where the logged action is another one, (B,)."""
-        return (self.mode != action).float()
+        return self.mode.ne(action).float()
 
 
 class GaussianPolicy(nn.Module):

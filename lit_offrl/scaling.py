@@ -56,4 +56,7 @@ class Scaling:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Scaling":
         """Rebuild what :meth:`to_dict` returned."""
-        return cls(**{k: torch.tensor(v) if isinstance(v, list) else v for k, v in values.items()})
+        fields: dict[str, Any] = {
+            k: torch.tensor(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**fields)

@@ -61,7 +61,9 @@ class OfflineAlgorithm(LightningModule):
         """Do one gradient update of all networks and return what to log."""
         raise NotImplementedError
 
-    def optimize(self, net: nn.Module, lr: float, *, eps: float = 1e-8, cosine: bool = False) -> None:
+    def optimize(
+        self, net: nn.Module, lr: float, *, eps: float = 1e-8, cosine: bool = False
+    ) -> None:
         """Give ``net`` an Adam optimizer; with ``cosine``, lr falls to 0 over ``max_steps``."""
         if lr <= 0:
             raise InputError(f"A learning rate must be positive, not {lr}.")
@@ -125,7 +127,7 @@ class OfflineAlgorithm(LightningModule):
         if spec is not None:
             self._check_action_space(spec.discrete, spec.dataset_id)
         if str(self.trainer.precision).startswith("16"):
-            raise InputError("Set `trainer.precision` to bf16-mixed, not 16: Q-values overflow fp16.")
+            raise InputError("Set `trainer.precision` to bf16-mixed: Q-values overflow fp16.")
 
     def _check_action_space(self, discrete: bool, dataset_id: str) -> None:
         kind = "discrete" if discrete else "box"
@@ -147,12 +149,13 @@ class OfflineAlgorithm(LightningModule):
 
     def on_fit_start(self) -> None:
         """Take over what counts updates: the logging interval."""
-        self._log_every = max(1, self.trainer.log_every_n_steps)
-        self.trainer.log_every_n_steps = 1  # Lightning's unit is the training_step of K updates
+        self._log_every = max(1, self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
+        # Lightning's own unit is the training_step of K updates.
+        self.trainer.log_every_n_steps = 1  # type: ignore[attr-defined]
 
     def on_fit_end(self) -> None:
         """Give the logging interval back."""
-        self.trainer.log_every_n_steps = self._log_every
+        self.trainer.log_every_n_steps = self._log_every  # type: ignore[attr-defined]
 
     def on_train_start(self) -> None:
         """Continue where a checkpoint left off."""
@@ -220,7 +223,7 @@ class OfflineAlgorithm(LightningModule):
                 shape = "missing" if found is None else f"of shape {tuple(found.shape)}"
                 raise InputError(
                     f"The checkpoint does not fit: `{key}` is {shape}, expected "
-                    f"{tuple(value.shape)}. Use the dataset and network sizes that it was made with."
+                    f"{tuple(value.shape)}. Use the dataset and network sizes it was made with."
                 )
         self.seed = saved["seed"]
 
@@ -233,7 +236,7 @@ class OfflineAlgorithm(LightningModule):
         if self._world_size == 1:
             return draw(shape, device=self.device)
         noise = draw((*lead, rows * self._world_size, width), device=self.device)
-        return noise.unflatten(-2, (self._world_size, rows)).select(-3, dist.get_rank())
+        return noise.narrow(-2, dist.get_rank() * rows, rows)
 
 
 def run_seed() -> int:
@@ -245,5 +248,5 @@ def _mean_over_ranks(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Average tensors over ranks with one flat all-reduce."""
     flat = torch.cat([t.detach().flatten() for t in tensors])
     dist.all_reduce(flat)
-    parts = (flat / dist.get_world_size()).split([t.numel() for t in tensors])
+    parts = torch.split(flat / dist.get_world_size(), [t.numel() for t in tensors])
     return tuple(part.view_as(t) for part, t in zip(parts, tensors, strict=True))

@@ -34,6 +34,8 @@ class BC(OfflineAlgorithm):
         discount: γ, which plays no part in training.
     """
 
+    policy: GaussianPolicy | TanhGaussianPolicy | DeterministicPolicy | CategoricalPolicy
+
     def __init__(
         self,
         obs_dim: int,

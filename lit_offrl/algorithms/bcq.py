@@ -59,7 +59,7 @@ class Perturbation(nn.Module):
         """Return ``a + ξ(s, a)`` within [-1, 1] for obs (B, O) and actions (..., B, A)."""
         obs = obs.expand(*action.shape[:-1], obs.shape[-1])
         shift = self.max_perturbation * self.net(torch.cat([obs, action], -1)).tanh()
-        return (action + shift).clamp(-1, 1)
+        return (action + shift).clamp(-1, 1)  # type: ignore[no-any-return]
 
 
 class BCQ(OfflineAlgorithm):

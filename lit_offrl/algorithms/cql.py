@@ -11,7 +11,7 @@ from lit_offrl.batch import Batch
 from lit_offrl.errors import InputError
 from lit_offrl.losses import ensemble_mse, prior_weight
 from lit_offrl.networks import QNetwork, Scalar, orthogonal_
-from lit_offrl.policies import TanhGaussian, TanhGaussianPolicy
+from lit_offrl.policies import ACTION_BOUND, TanhGaussian, TanhGaussianPolicy
 from lit_offrl.targets import polyak_update, target_copy, td_target
 
 
@@ -64,6 +64,7 @@ class CQL(OfflineAlgorithm):
         polyak: Step of the target critic.
     """
 
+    policy: TanhGaussianPolicy
     actions = "box"
     hint = "DiscreteCQL"
 
@@ -119,12 +120,13 @@ class CQL(OfflineAlgorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Update α_ent, π, Q and the target critic once, all from the same parameters."""
-        policy = self.policy(batch.obs)
+        policy: TanhGaussian = self.policy(batch.obs)
         action, log_prob = policy.rsample_with_log_prob(self.randn(*batch.action.shape))
         q_target, proposals, log_density = self._sample_actions(batch, policy)
 
-        alpha = self.log_alpha_entropy().exp().detach()
-        alpha_loss = -self.log_alpha_entropy() * self.batch_mean(log_prob.detach() + self.target_entropy)
+        log_alpha = self.log_alpha_entropy()
+        alpha = log_alpha.exp().detach()
+        alpha_loss = -log_alpha * self.batch_mean(log_prob.detach() + self.target_entropy)
         q_policy = self.q(batch.obs, action).amin(0)  # (B,)
         policy_loss = self._policy_loss(batch, policy, action, alpha * log_prob, q_policy)
 
@@ -154,11 +156,11 @@ class CQL(OfflineAlgorithm):
 
     @torch.no_grad()
     def _sample_actions(self, batch: Batch, policy: TanhGaussian) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the TD target (B,), the 3N proposals (3N, B, A) and their log-densities (3N, B)."""
+        """Return the TD target (B,), 3N proposals (3N, B, A) and their log-densities (3N, B)."""
         n, shape = self.n_actions, batch.action.shape
         uniform = 2 * self.rand(n, *shape) - 1
         current, log_current = policy.rsample_with_log_prob(self.randn(n, *shape))
-        next_policy = self.policy(batch.next_obs)
+        next_policy: TanhGaussian = self.policy(batch.next_obs)
         following, log_next = next_policy.rsample_with_log_prob(self.randn(n + 1, *shape))
 
         candidates = following[:n] if self.max_target_backup else following[n:]
@@ -170,9 +172,10 @@ class CQL(OfflineAlgorithm):
         log_density = torch.cat([log_uniform, log_current, log_next[:n]])
         if self.penalty_prior == "behavior":
             base = self.behavior(batch.obs).base
-            z = proposals.clamp(-1 + 1e-5, 1 - 1e-5).atanh()
+            z = proposals.clamp(-ACTION_BOUND, ACTION_BOUND).atanh()
             relative = (base.log_prob(z) - base.log_prob(base.mean)).exp()
-            log_density = log_density - self.temperature * prior_weight(relative, self.min_weight).log()
+            weight = prior_weight(relative, self.min_weight)
+            log_density = log_density - self.temperature * weight.log()
         return q_target, proposals, log_density
 
     def _policy_loss(
@@ -188,7 +191,7 @@ class CQL(OfflineAlgorithm):
             imitation = policy.imitation_loss(batch.action).mean()
             return entropy_cost.mean() - value + self.regularizer_weight * imitation
         ratio = policy.log_prob(action) - self.behavior(batch.obs).log_prob(action)
-        return self.regularizer_weight * ratio.clamp(-20, 20).mean() - value
+        return self.regularizer_weight * ratio.clamp(-20, 20).mean() - value  # type: ignore[no-any-return]
 
     def _multiplier(self, gap: Tensor) -> Tensor:
         """Return the Lagrange multiplier α' of α, (), after tuning it on the gaps (n,)."""
@@ -197,7 +200,7 @@ class CQL(OfflineAlgorithm):
         multiplier = self.log_multiplier().exp().clamp(0, 1e6)
         excess = self.batch_mean(gap - self.lagrange_gap)
         self.minimize(-multiplier * self.cql_alpha * excess, self.log_multiplier)
-        return multiplier.detach()
+        return multiplier.detach()  # type: ignore[no-any-return]
 
     def q_values(self, obs: Tensor, action: Tensor) -> Tensor:
         """Values of actions, (n, B)."""

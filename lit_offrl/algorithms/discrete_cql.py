@@ -71,7 +71,7 @@ class DiscreteCQL(OfflineAlgorithm):
         super().__init__(discount)
         self.save_hyperparameters()
         self.n_actions, self.cql_alpha = action_dim, cql_alpha
-        self.backup, self.double = backup, double
+        self.backup, self.double_dqn = backup, double
         self.penalty_prior, self.min_weight = penalty_prior, min_weight
         self.polyak, self.target_period = polyak, target_period
         self.q = DiscreteQNetwork(obs_dim, action_dim, hidden, n_critics, n_quantiles)
@@ -111,7 +111,7 @@ class DiscreteCQL(OfflineAlgorithm):
         if self.backup == "soft_pi":
             probs = self.q(batch.next_obs).amin(0).softmax(-1)  # (B, A)
             return soft_quantile_target(batch, self.discount, probs, next_quantiles)
-        chooser = self.q(batch.next_obs) if self.double else next_quantiles.mean(-1)
+        chooser = self.q(batch.next_obs) if self.double_dqn else next_quantiles.mean(-1)
         return quantile_target(batch, self.discount, double_q_action(chooser), next_quantiles)
 
     def _log_prior_weight(self, batch: Batch) -> Tensor:

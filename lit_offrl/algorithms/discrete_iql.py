@@ -30,6 +30,7 @@ class DiscreteIQL(OfflineAlgorithm):
         polyak: Step of the target critic.
     """
 
+    policy: CategoricalPolicy
     actions = "discrete"
     hint = "IQL"
 

@@ -48,7 +48,7 @@ class DQN(OfflineAlgorithm):
     ) -> None:
         super().__init__(discount)
         self.save_hyperparameters()
-        self.n_actions, self.double = action_dim, double
+        self.n_actions, self.double_dqn = action_dim, double
         self.polyak, self.target_period = polyak, target_period
         self.q = DiscreteQNetwork(obs_dim, action_dim, hidden, n_critics)
         self.target_q = target_copy(self.q)
@@ -58,7 +58,7 @@ class DQN(OfflineAlgorithm):
         """Update Q and the target network once."""
         with torch.no_grad():
             next_q = self.target_q(batch.next_obs)  # (n, B, A)
-            next_action = double_q_action(self.q(batch.next_obs) if self.double else next_q)
+            next_action = double_q_action(self.q(batch.next_obs) if self.double_dqn else next_q)
             q_target = td_target(batch, self.discount, take_action(next_q, next_action).amin(0))
 
         q = take_action(self.q(batch.obs), batch.action)  # (n, B)

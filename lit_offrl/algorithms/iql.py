@@ -35,6 +35,7 @@ class IQL(OfflineAlgorithm):
         polyak: Step of the target critic.
     """
 
+    policy: GaussianPolicy | DeterministicPolicy
     actions = "box"
     hint = "DiscreteIQL"
 

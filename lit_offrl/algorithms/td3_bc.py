@@ -7,7 +7,7 @@ from lit_offrl.algorithms.base import OfflineAlgorithm
 from lit_offrl.batch import Batch
 from lit_offrl.losses import ensemble_mse
 from lit_offrl.networks import QNetwork
-from lit_offrl.policies import DeterministicPolicy
+from lit_offrl.policies import Deterministic, DeterministicPolicy
 from lit_offrl.targets import polyak_update, target_copy, td_target
 
 
@@ -32,6 +32,7 @@ class TD3BC(OfflineAlgorithm):
         polyak: Step of the target networks.
     """
 
+    policy: DeterministicPolicy
     actions = "box"
     hint = "DiscreteBCQ, DiscreteCQL or DiscreteIQL"
 
@@ -79,7 +80,7 @@ class TD3BC(OfflineAlgorithm):
 
     def _update_policy(self, batch: Batch) -> dict[str, Tensor]:
         """Update π and the target networks once."""
-        policy = self.policy(batch.obs)
+        policy: Deterministic = self.policy(batch.obs)
         q = self.q(batch.obs, policy.mode)[0]  # (B,)
         weight = self.bc_alpha / self.batch_mean(q.detach().abs())
         bc_loss = policy.imitation_loss(batch.action).mean()
