@@ -1,5 +1,7 @@
 """Randomness as a function of (seed, update, stream), so that resuming changes nothing."""
 
+import os
+
 import torch
 
 _MASK = (1 << 64) - 1
@@ -35,3 +37,8 @@ def seed_draws(seed: int, device: torch.device) -> None:
         torch.cuda.default_generators[index].manual_seed(seed)
     else:
         torch.default_generator.manual_seed(seed)
+
+
+def run_seed() -> int:
+    """Seed of the run, as Lightning's ``seed_everything`` leaves it; 0 if it was not called."""
+    return int(os.environ.get("PL_GLOBAL_SEED") or 0)

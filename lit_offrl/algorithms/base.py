@@ -1,6 +1,5 @@
 """What all algorithms share: the step, randomness and logging contracts, and one optimizer call."""
 
-import os
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -9,12 +8,13 @@ import torch.distributed as dist
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Adam
+from torch.optim.adam import adam
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from lit_offrl.batch import Batch
 from lit_offrl.errors import InputError, NotApplicableError
 from lit_offrl.policies import Distribution
-from lit_offrl.rng import seed_draws, stream_seed
+from lit_offrl.rng import run_seed, seed_draws, stream_seed
 from lit_offrl.targets import td_target
 
 UPDATE_STREAM = 1  # stream 0 draws the batches
@@ -75,13 +75,30 @@ class OfflineAlgorithm(LightningModule):
     def minimize(self, loss: Tensor, net: nn.Module) -> None:
         """Take one Adam step on ``net`` alone: the only place that touches an optimizer."""
         optimizer = self._optimizers[net]
-        parameters = optimizer.param_groups[0]["params"]
+        group = optimizer.param_groups[0]
+        parameters = group["params"]
         gradients = torch.autograd.grad(loss, parameters)
         if self._world_size > 1:
             gradients = _mean_over_ranks(gradients)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        optimizer.step()
+        states = [_adam_state(optimizer, parameter) for parameter in parameters]
+        with torch.no_grad():
+            # Half of optimizer.step() is bookkeeping; the state stays an ordinary Adam's.
+            adam(
+                parameters,
+                list(gradients),
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
+                [],
+                [state["step"] for state in states],
+                fused=True,
+                amsgrad=False,
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                lr=group["lr"],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                maximize=False,
+            )
 
     def randn(self, *shape: int) -> Tensor:
         """Draw this rank's rows of standard normal noise; the last axis but one is the batch."""
@@ -181,8 +198,9 @@ class OfflineAlgorithm(LightningModule):
 
     @torch.no_grad()
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log how well held-out transitions are explained."""
+        """Log :meth:`held_out_scores`, and as ``val/loss`` the TD error or what stands for it."""
         scores = self.held_out_scores(batch.at(0))
+        scores["val/loss"] = scores.get("val/td_error", next(iter(scores.values())))
         size = len(batch.reward[0])
         self.log_dict(scores, batch_size=size, sync_dist=True)
         self.log("step", float(self.trainer.global_step), batch_size=size)
@@ -239,9 +257,14 @@ class OfflineAlgorithm(LightningModule):
         return noise.narrow(-2, dist.get_rank() * rows, rows)
 
 
-def run_seed() -> int:
-    """Seed of the run, as Lightning's ``seed_everything`` leaves it; 0 if it was not called."""
-    return int(os.environ.get("PL_GLOBAL_SEED", 0))
+def _adam_state(optimizer: Adam, parameter: Tensor) -> dict[str, Tensor]:
+    """Return the optimizer's state of a parameter, made as ``Adam.step`` makes it."""
+    state: dict[str, Tensor] = optimizer.state[parameter]
+    if not state:
+        state["step"] = torch.zeros((), device=parameter.device)
+        state["exp_avg"] = torch.zeros_like(parameter)
+        state["exp_avg_sq"] = torch.zeros_like(parameter)
+    return state
 
 
 def _mean_over_ranks(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
