@@ -5,6 +5,7 @@ The reference keeps all parameters in one dictionary of float64 tensors, keyed a
 """
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from lit_offrl.batch import Batch
 
 OBS_DIM, ACTION_DIM, BATCH_SIZE, N_ACTIONS = 3, 2, 5, 4  # all different: wrong axes raise
 
+Algorithm = TypeVar("Algorithm", bound=OfflineAlgorithm)
 Params = dict[str, Tensor]
 Metrics = dict[str, Tensor]
 
@@ -57,7 +59,7 @@ def perturb(module: nn.Module, names: str = "", seed: int = 0, scale: float = 0.
                 parameter.add_(scale * noise.to(parameter.dtype))
 
 
-def ready(algorithm: OfflineAlgorithm, seed: int = 0) -> OfflineAlgorithm:
+def ready(algorithm: Algorithm, seed: int = 0) -> Algorithm:
     """Turn an algorithm to float64 and all its networks, targets too, to different random ones."""
     algorithm.double()
     perturb(algorithm, seed=seed)
