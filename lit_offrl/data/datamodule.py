@@ -1,0 +1,298 @@
+"""The DataModule: a data set, its split and scaling, and the batches of every update."""
+
+import logging
+import math
+import warnings
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lit_offrl.batch import Batch, Layout
+from lit_offrl.data.loading import load_dataset
+from lit_offrl.data.packing import obs_statistics, pack_rows
+from lit_offrl.data.sampler import SequentialBatches, UpdateBlocks, UpdateSampler
+from lit_offrl.data.spec import DatasetSpec
+from lit_offrl.data.transitions import Transitions
+from lit_offrl.errors import InputError
+from lit_offrl.rng import run_seed
+from lit_offrl.scaling import Scaling
+
+_log = logging.getLogger(__name__)
+EXTRAS = ("truncated", "mc_return")
+MAX_HELD_OUT_BATCHES = 20
+
+
+class OfflineDataModule(LightningDataModule):
+    """Transitions of a fixed data set, split by episode, scaled and batched.
+
+    Args:
+        dataset_id: Id of a Minari set (`hopper/medium-v0`) or a built-in one (`pendulum/mixed`), or
+            path of a D4RL `.hdf5` file.
+        batch_size: Size of the global batch, over all devices.
+        updates_per_step: K, the updates that one `training_step` runs; changes speed, not results.
+        updates_per_epoch: Updates between validations.
+        held_out: Fraction of the episodes kept out of training.
+        split_seed: Which episodes those are.
+        normalize_obs: Whether observations are standardized with the training split's statistics.
+        reward_range: If set, rewards are scaled so that the training split's best and worst return
+            differ by this (IQL on MuJoCo: 1000).
+        reward_scale: Factor on rewards, after `reward_range`.
+        reward_shift: Added to rewards, after both.
+        top_fraction: Fraction of the training episodes, by return, that is kept (top-k% BC).
+        extras: More fields of a batch: `truncated`, `mc_return`.
+        discount: γ of `mc_return`; nothing else uses it.
+    """
+
+    def __init__(
+        self,
+        dataset_id: str,
+        batch_size: int = 256,
+        updates_per_step: int = 8,
+        updates_per_epoch: int = 5000,
+        held_out: float = 0.1,
+        split_seed: int = 0,
+        normalize_obs: bool = True,
+        reward_range: float | None = None,
+        reward_scale: float = 1.0,
+        reward_shift: float = 0.0,
+        top_fraction: float = 1.0,
+        extras: tuple[str, ...] = (),
+        discount: float = 0.99,
+    ) -> None:
+        super().__init__()
+        self.dataset_id = dataset_id
+        self.batch_size = _positive("batch_size", batch_size)
+        self.updates_per_step = _positive("updates_per_step", updates_per_step)
+        self.updates_per_epoch = _positive("updates_per_epoch", updates_per_epoch)
+        self.held_out = held_out
+        self.split_seed = split_seed
+        self.normalize_obs = normalize_obs
+        self.reward_range = reward_range
+        self.reward_scale = reward_scale
+        self.reward_shift = reward_shift
+        self.top_fraction = top_fraction
+        self.extras = tuple(extras)
+        self.discount = discount
+        self._seed: int | None = None
+        self._check_ranges()
+
+    def _check_ranges(self) -> None:
+        if not 0 <= self.held_out < 1:
+            raise InputError(f"`held_out` must lie in [0, 1), not {self.held_out}.")
+        if not 0 < self.top_fraction <= 1:
+            raise InputError(f"`top_fraction` must lie in (0, 1], not {self.top_fraction}.")
+        if not 0 <= self.discount <= 1:
+            raise InputError(f"`discount` must lie in [0, 1], not {self.discount}.")
+        if self.split_seed < 0:
+            raise InputError(f"`split_seed` must not be negative, as {self.split_seed} is.")
+        if self.reward_range is not None and not 0 < self.reward_range < math.inf:
+            raise InputError(f"`reward_range` must be positive, not {self.reward_range}.")
+        if not (math.isfinite(self.reward_scale) and math.isfinite(self.reward_shift)):
+            raise InputError("`reward_scale` and `reward_shift` must be finite.")
+        if self.reward_scale <= 0:
+            raise InputError(
+                f"`reward_scale` must be positive, not {self.reward_scale}: it would turn the aim "
+                "around."
+            )
+        if unknown := [name for name in self.extras if name not in EXTRAS]:
+            raise InputError(f"`extras` may be {', '.join(EXTRAS)}, not {', '.join(unknown)}.")
+
+    # What is known of the data, loaded when first asked for.
+
+    @cached_property
+    def _loaded(self) -> tuple[Transitions, DatasetSpec]:
+        return load_dataset(self.dataset_id)
+
+    @property
+    def spec(self) -> DatasetSpec:
+        """Identity, dimensions and environment of the data set."""
+        return self._loaded[1]
+
+    @property
+    def obs_dim(self) -> int:
+        """Number of observation features O."""
+        return self.spec.obs_dim
+
+    @property
+    def action_dim(self) -> int:
+        """Number of action dimensions A, or of discrete actions."""
+        return self.spec.action_dim
+
+    @property
+    def discrete(self) -> bool:
+        """Whether an action is one index."""
+        return self.spec.discrete
+
+    @property
+    def layout(self) -> Layout:
+        """Columns of a packed batch."""
+        return Layout(self.obs_dim, self.action_dim, self.discrete, self.extras)
+
+    @cached_property
+    def _split(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Episodes for training and held-out ones, each in the data's order."""
+        transitions, _ = self._loaded
+        n = transitions.n_episodes
+        order = np.random.default_rng(self.split_seed).permutation(n)
+        n_held_out = min(max(round(self.held_out * n), 1), n - 1) if self.held_out > 0 else 0
+        if self.held_out > 0 and n == 1:
+            _log.warning(
+                "Data set `%s` has one episode: all of it is trained on and none held out.",
+                self.dataset_id,
+            )
+        held_out, train = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
+        if self.top_fraction < 1:
+            best = np.argsort(-transitions.returns()[train], kind="stable")
+            train = np.sort(train[best[: math.ceil(self.top_fraction * len(train))]])
+        return train, held_out
+
+    @cached_property
+    def train(self) -> Transitions:
+        """Transitions that are trained on, in raw units."""
+        return self._loaded[0].select_episodes(self._split[0])
+
+    @cached_property
+    def held_out_transitions(self) -> Transitions:
+        """Transitions of the held-out episodes, in raw units."""
+        return self._loaded[0].select_episodes(self._split[1])
+
+    @cached_property
+    def scaling(self) -> Scaling:
+        """Observation statistics and reward transform of the training split, action bounds."""
+        transitions, spec = self._loaded
+        mean, std = np.zeros(spec.obs_dim), np.ones(spec.obs_dim)
+        if self.normalize_obs:
+            mean, std = obs_statistics(transitions, transitions.rows_of(self._split[0]))
+            std = std + 1e-3
+        return Scaling(
+            obs_mean=torch.tensor(mean, dtype=torch.float32),
+            obs_std=torch.tensor(std, dtype=torch.float32),
+            action_low=None if spec.action_low is None else torch.tensor(spec.action_low),
+            action_high=None if spec.action_high is None else torch.tensor(spec.action_high),
+            reward_scale=self.reward_scale * self._range_factor(),
+            reward_shift=self.reward_shift,
+        )
+
+    def _range_factor(self) -> float:
+        if self.reward_range is None:
+            return 1.0
+        returns = self._loaded[0].returns()[self._split[0]]
+        if (spread := float(returns.max() - returns.min())) <= 0:
+            raise InputError(
+                f"Data set `{self.dataset_id}`: all training episodes have the same return, so "
+                "`reward_range` cannot scale them: set it to null."
+            )
+        return self.reward_range / spread
+
+    @cached_property
+    def train_matrix(self) -> Tensor:
+        """The training split, scaled and packed, (N, W)."""
+        return self._pack(self._loaded[0].rows_of(self._split[0]))
+
+    @cached_property
+    def held_out_matrix(self) -> Tensor:
+        """At most 20 batches of held-out transitions, evenly spread, scaled and packed."""
+        rows = self._loaded[0].rows_of(self._split[1])
+        if len(rows) > (most := MAX_HELD_OUT_BATCHES * self.batch_size):
+            rows = rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
+        return self._pack(rows)
+
+    def _pack(self, rows: NDArray[np.int64]) -> Tensor:
+        return pack_rows(self._loaded[0], rows, self.layout, self.scaling, self.discount)
+
+    # Lightning.
+
+    def prepare_data(self) -> None:
+        """Get the data set and fill the cache, once per machine."""
+        _ = self._loaded
+
+    def setup(self, stage: str) -> None:
+        """Pack the splits."""
+        _ = self.train_matrix, self.held_out_matrix
+
+    @property
+    def seed(self) -> int:
+        """Seed of the batches: the checkpoint's, else that of ``seed_everything``, else 0."""
+        if self._seed is None:
+            self._seed = run_seed()
+        return self._seed
+
+    def train_dataloader(self) -> UpdateBlocks:
+        """Blocks of K stacked packed batches (K, B, W), from ``trainer.global_step`` on."""
+        assert self.trainer is not None  # Lightning attaches it before it asks
+        sampler = UpdateSampler(
+            self.train_matrix,
+            self.batch_size,
+            self.seed,
+            self.trainer.global_rank,
+            self.trainer.world_size,
+        )
+        return UpdateBlocks(sampler, self.trainer, self.updates_per_step, self.updates_per_epoch)
+
+    def val_dataloader(self) -> SequentialBatches | list[Tensor]:
+        """Held-out batches (1, B, W), the same on every rank; none without held-out episodes."""
+        if len(self.held_out_matrix):
+            return SequentialBatches(self.held_out_matrix, self.batch_size)
+        # Lightning asks whether that is meant: it is.
+        warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
+        return []
+
+    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Batch:
+        """Split packed columns into the fields of a batch."""
+        return self.layout.unpack(batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a policy needs to act, and what resuming must find unchanged; plain types."""
+        return {
+            "spec": self.spec.to_dict(),
+            "scaling": self.scaling.to_dict(),
+            "seed": self.seed,
+            "split_seed": self.split_seed,
+            "held_out": self.held_out,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the seed, and refuse a checkpoint of other data, split or scaling."""
+        saved, spec = DatasetSpec.from_dict(state_dict["spec"]), self.spec
+        if saved.content_hash != spec.content_hash or (saved.obs_dim, saved.action_dim) != (
+            spec.obs_dim,
+            spec.action_dim,
+        ):
+            raise InputError(
+                f"The checkpoint was trained on `{saved.dataset_id}` ({saved.obs_dim} observation "
+                f"features, {saved.action_dim} actions, content {saved.content_hash[:8]}), not on "
+                f"`{spec.dataset_id}` ({spec.obs_dim}, {spec.action_dim}, {spec.content_hash[:8]})"
+                ": give it that data set."
+            )
+        for name in ("split_seed", "held_out"):
+            if state_dict[name] != getattr(self, name):
+                raise InputError(
+                    f"The checkpoint was trained with `{name}` {state_dict[name]}, not "
+                    f"{getattr(self, name)}: another split would mix held-out episodes into "
+                    f"training. Set `data.{name}` to {state_dict[name]}."
+                )
+        if not _same(state_dict["scaling"], self.scaling.to_dict()):
+            raise InputError(
+                "The checkpoint was trained with another scaling of observations or rewards: set "
+                "`normalize_obs`, `top_fraction` and the `reward_...` options as they were."
+            )
+        self._seed = int(state_dict["seed"])
+
+
+def _positive(name: str, value: int) -> int:
+    if value < 1:
+        raise InputError(f"`{name}` must be at least 1, not {value}.")
+    return value
+
+
+def _same(saved: dict[str, Any], current: dict[str, Any]) -> bool:
+    """Whether two scalings agree, but for the rounding of another machine's sums."""
+    if any((saved[key] is None) != (current[key] is None) for key in current):
+        return False
+    numbers = [key for key in current if current[key] is not None]
+    return all(np.allclose(saved[key], current[key], rtol=1e-4, atol=1e-6) for key in numbers)

@@ -1,0 +1,29 @@
+"""From the name of a data set to its transitions."""
+
+from lit_offrl.data.cache import cached
+from lit_offrl.data.d4rl_source import D4RLSource
+from lit_offrl.data.minari_source import MinariSource, locate
+from lit_offrl.data.spec import DatasetSpec
+from lit_offrl.data.transitions import Transitions
+
+
+def load_dataset(dataset_id: str) -> tuple[Transitions, DatasetSpec]:
+    """Load a data set, in raw units, from the cache if it was loaded before.
+
+    Args:
+        dataset_id: Id of a Minari set, of a built-in set, or path of a D4RL ``.hdf5`` file.
+
+    Returns:
+        Its transitions (read-only, mapped from the cache) and what is known of it.
+
+    Raises:
+        InputError: If there is no such set, or it is damaged or cannot be learned from.
+    """
+    source: D4RLSource | MinariSource
+    if dataset_id.endswith((".hdf5", ".h5")):
+        source = D4RLSource(dataset_id)
+    else:
+        source = MinariSource(*locate(dataset_id))
+    content_hash = source.content_hash()
+    transitions = cached(content_hash, source.read)
+    return transitions, source.spec(content_hash, transitions)

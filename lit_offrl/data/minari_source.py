@@ -1,0 +1,290 @@
+"""Minari sets, found in the user's folder, made here or downloaded, as flat transitions."""
+
+import difflib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import minari
+import numpy as np
+from gymnasium import Space, spaces
+from gymnasium.spaces.utils import flatdim
+from minari.dataset.minari_dataset import parse_dataset_id
+from minari.serialization import deserialize_space
+from minari.storage.datasets_root_dir import get_dataset_path
+from numpy.typing import NDArray
+
+from lit_offrl.data import builtin
+from lit_offrl.data.cache import hash_files, locked
+from lit_offrl.data.minari_storage import EpisodeReader, open_reader
+from lit_offrl.data.spaces import flatten_actions, flatten_observations, leaves
+from lit_offrl.data.spec import DatasetSpec, make_spec
+from lit_offrl.data.transitions import Transitions
+from lit_offrl.errors import InputError
+
+LOG_PROB = "infos/behavior_log_prob"
+UNREADABLE = (OSError, ValueError, TypeError, RuntimeError, IndexError, KeyError)
+"""What h5py and pyarrow raise on files that are damaged."""
+
+
+def locate(dataset_id: str) -> tuple[str, Path]:
+    """Find, make or download a set; return its full id and its ``data`` folder."""
+    if not (path := _data_path(dataset_id)).is_dir():
+        full_id = builtin.resolve(dataset_id)
+        with locked(f"get-{full_id or dataset_id}"):
+            if full_id is not None:
+                builtin.ensure(full_id)
+                dataset_id = full_id
+            elif not path.is_dir():  # no other process got it while this one waited
+                _download(dataset_id)
+        path = _data_path(dataset_id)
+    return dataset_id, path
+
+
+def _data_path(dataset_id: str) -> Path:
+    try:
+        return Path(get_dataset_path(dataset_id)) / "data"
+    except OSError as error:
+        raise InputError(
+            f"Minari's folder cannot be used ({error}): set MINARI_DATASETS_PATH to another."
+        ) from None
+
+
+def _download(dataset_id: str) -> None:
+    root = _data_path("").parent
+    try:
+        parse_dataset_id(dataset_id)
+        minari.download_dataset(dataset_id)
+    except Exception as error:
+        # Minari's client, its hub and the network below all have errors of their own; and
+        # parse_dataset_id fails with TypeError where the version is missing.
+        reason = "an id ends in -v0, -v1, …" if isinstance(error, TypeError) else one_line(error)
+        raise InputError(
+            f"Unknown data set `{dataset_id}`: it is not in {root}, not built in, and cannot be "
+            f"downloaded ({reason}).{_suggestion(dataset_id, root)}"
+        ) from None
+
+
+def _suggestion(dataset_id: str, root: Path) -> str:
+    """Name what the user may have meant."""
+    known = list(builtin.BUILTIN)
+    for folder, subfolders, _ in os.walk(root):
+        if "data" in subfolders:
+            known.append(Path(folder).relative_to(root).as_posix())
+            subfolders.clear()
+    close = difflib.get_close_matches(dataset_id, known, n=3, cutoff=0.5)
+    names = ", ".join(f"`{name}`" for name in close or sorted(known)[:8])
+    return f" Did you mean {names}?" if close else f" There are {names}."
+
+
+def one_line(error: Exception) -> str:
+    """Squeeze a message into one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+class MinariSource:
+    """One Minari set on disk.
+
+    Args:
+        dataset_id: The set's full id.
+        data_path: Its ``data`` folder.
+    """
+
+    def __init__(self, dataset_id: str, data_path: Path) -> None:
+        self.dataset_id = dataset_id
+        self._name = f"Data set `{dataset_id}`"
+        self._path = data_path
+        try:
+            self._metadata: dict[str, Any] = json.loads((data_path / "metadata.json").read_text())
+            self._episodes = int(self._metadata["total_episodes"])
+            self._format = str(self._metadata["data_format"])
+        except UNREADABLE as error:
+            raise self._damaged(error) from None
+        if self._episodes < 1:
+            raise InputError(f"{self._name} has no episodes: record some first.")
+        self._obs_space = self._space("observation_space")
+        self._action_space = self._space("action_space")
+        self._jpeg = bool(self._metadata.get("jpeg_encoding", True))
+
+    def _damaged(self, error: Exception) -> InputError:
+        return InputError(
+            f"{self._name} in {self._path} is damaged ({one_line(error)}): delete that folder and "
+            "get or make the set again."
+        )
+
+    def _space(self, kind: str) -> Space[Any]:
+        """Return a space from the metadata, else from the registered environment."""
+        try:
+            if kind in self._metadata:
+                space: Space[Any] = deserialize_space(self._metadata[kind])
+                return space
+            spec = json.loads(self._metadata["env_spec"])
+            if ":" in spec["id"]:  # "module:id" would import a module that the set names
+                raise ValueError(f"environment {spec['id']}")
+            env = gym.make(spec["id"], **spec.get("kwargs", {}))
+            env.close()
+            return env.observation_space if kind == "observation_space" else env.action_space
+        except Exception as error:  # environments fail in ways of their own
+            raise InputError(
+                f"{self._name}: its {kind.replace('_', ' ')} is not known ({one_line(error)}): "
+                f"store `{kind}` in its metadata, or install its environment."
+            ) from None
+
+    def content_hash(self) -> str:
+        """Hash the stored data and what decides how they are read, whatever their place and id."""
+        keys = ("observation_space", "action_space", "data_format", "jpeg_encoding")
+        reading = {key: self._metadata.get(key) for key in keys}
+        files = [path for path in self._path.rglob("*") if path.is_file()]
+        files.remove(self._path / "metadata.json")
+        try:
+            return hash_files(files, self._path, json.dumps(reading, sort_keys=True))
+        except OSError as error:
+            raise self._damaged(error) from None
+
+    def spec(self, content_hash: str, transitions: Transitions) -> DatasetSpec:
+        """Describe the set."""
+        scores = {key: self._metadata.get(key) for key in ("ref_min_score", "ref_max_score")}
+        return make_spec(
+            self.dataset_id,
+            content_hash,
+            self._obs_space,
+            self._action_space,
+            transitions,
+            env_spec=self._metadata.get("eval_env_spec") or self._metadata.get("env_spec"),
+            **{key: None if score is None else float(score) for key, score in scores.items()},
+        )
+
+    def read(self) -> Transitions:
+        """Read all episodes into arrays that are made once, in their final size."""
+        try:
+            reader = open_reader(self._path, self._format, self._jpeg)
+        except OSError as error:
+            raise self._damaged(error) from None
+        with reader:
+            steps = [self._steps(reader, episode) for episode in range(self._episodes)]
+            flat = self._allocate(reader, steps)
+            stop = 0
+            for episode, n in enumerate(steps):
+                start, stop = stop, stop + n
+                self._fill(reader, episode, flat, slice(start, stop))
+        return Transitions(**flat)
+
+    def _steps(self, reader: EpisodeReader, episode: int) -> int:
+        try:
+            steps = reader.n_steps(episode)
+        except KeyError as error:
+            raise self._missing(episode, error.args[0]) from None
+        except UNREADABLE as error:
+            raise self._unreadable(episode, "rewards", error) from None
+        if steps < 1:
+            raise InputError(f"{self._name}, episode {episode} is empty: store the set without it.")
+        return steps
+
+    def _allocate(self, reader: EpisodeReader, steps: list[int]) -> dict[str, NDArray[Any]]:
+        n = sum(steps)
+        try:
+            obs_dim = flatdim(self._obs_space)
+        except (NotImplementedError, ValueError):
+            raise InputError(
+                f"{self._name}: observations of space {self._obs_space} cannot be flattened: only "
+                "Box, Discrete, MultiDiscrete, MultiBinary, and Dict and Tuple of them can."
+            ) from None
+        box = isinstance(self._action_space, spaces.Box)
+        if not box and not isinstance(self._action_space, spaces.Discrete | spaces.MultiDiscrete):
+            raise InputError(
+                f"{self._name}: actions of space {self._action_space} are not supported: only Box, "
+                "Discrete and MultiDiscrete are."
+            )
+        flat: dict[str, NDArray[Any]] = {
+            "obs": np.empty((n, obs_dim), np.float32),
+            "action": np.empty((n, flatdim(self._action_space)), np.float32)
+            if box
+            else np.empty(n, np.int64),
+            "reward": np.empty(n, np.float32),
+            "next_obs": np.empty((n, obs_dim), np.float32),
+            "terminated": np.empty(n, np.bool_),
+            "truncated": np.empty(n, np.bool_),
+            "episode": np.repeat(np.arange(len(steps)), steps),
+        }
+        if self._has_log_prob(reader):
+            flat["behavior_log_prob"] = np.empty(n, np.float32)
+        return flat
+
+    def _has_log_prob(self, reader: EpisodeReader) -> bool:
+        try:
+            reader.read(0, LOG_PROB)
+        except UNREADABLE:
+            return False
+        return True
+
+    def _fill(
+        self, reader: EpisodeReader, episode: int, flat: dict[str, NDArray[Any]], rows: slice
+    ) -> None:
+        """Write one episode's rows (in place)."""
+        n = rows.stop - rows.start
+        obs = self._field(reader, episode, "observations", self._obs_space, n)
+        flat["obs"][rows], flat["next_obs"][rows] = obs[:-1], obs[1:]
+        flat["action"][rows] = self._field(reader, episode, "actions", self._action_space, n)
+        flat["reward"][rows] = self._field(reader, episode, "rewards", None, n)
+        flat["terminated"][rows] = self._field(reader, episode, "terminations", None, n)
+        flat["truncated"][rows] = self._field(reader, episode, "truncations", None, n)
+        if "behavior_log_prob" in flat:
+            flat["behavior_log_prob"][rows] = self._field(reader, episode, LOG_PROB, None, n)
+
+    def _field(
+        self,
+        reader: EpisodeReader,
+        episode: int,
+        field: str,
+        space: Space[Any] | None,
+        n: int,
+    ) -> NDArray[Any]:
+        """Read, check and flatten one field: n + 1 rows of observations, n of all others."""
+        try:
+            values = reader.read(episode, field, space)
+        except KeyError as error:
+            raise self._missing(episode, field, str(error.args[0])) from None
+        except UNREADABLE as error:
+            raise self._unreadable(episode, field, error) from None
+        where = f"{self._name}, episode {episode}, field `{field}`"
+        is_obs = field == "observations"
+        lengths = {len(leaf) for leaf in leaves(values)}
+        wanted = n + 1 if is_obs else n + reader.padding
+        # infos may come with or without a last row, which belongs to no action
+        if lengths != {wanted} and not (field == LOG_PROB and lengths == {n + 1}):
+            raise InputError(
+                f"{where}: {' or '.join(map(str, sorted(lengths)))} rows, but {n} steps need "
+                f"{wanted}: leave out the episode, or record it anew."
+            )
+        try:
+            if is_obs:
+                flat: NDArray[Any] = flatten_observations(self._obs_space, values)
+            elif field == "actions":
+                flat = flatten_actions(self._action_space, values[:n])
+            else:
+                flat = np.asarray(values[:n], dtype=np.float64).reshape(n).astype(np.float32)
+        except UNREADABLE as error:
+            raise InputError(
+                f"{where}: {one_line(error)}: correct or leave out the episode."
+            ) from None
+        if not np.isfinite(flat).all():
+            step = int((~np.isfinite(flat)).reshape(len(flat), -1).any(1).argmax())
+            raise InputError(
+                f"{where}: NaN or inf at step {step}: correct or leave out the episode."
+            )
+        return flat
+
+    def _missing(self, episode: int, field: str, part: str | None = None) -> InputError:
+        inner = f" (`{part}`)" if part is not None and part not in field else ""
+        return InputError(
+            f"{self._name}, episode {episode}: field `{field}`{inner} is missing: offline RL needs "
+            "observations, actions, rewards, terminations and truncations of each episode."
+        )
+
+    def _unreadable(self, episode: int, field: str, error: Exception) -> InputError:
+        return InputError(
+            f"{self._name}, episode {episode}: field `{field}` cannot be read "
+            f"({one_line(error)}): the files in {self._path} are damaged; get or make them again."
+        )

@@ -1,0 +1,106 @@
+"""Which transitions an update sees: a function of (seed, update, rank) and nothing else."""
+
+from collections.abc import Iterator
+
+import torch
+from lightning import Trainer
+from torch import Tensor
+
+from lit_offrl.errors import InputError
+from lit_offrl.rng import stream_seed
+
+BATCH_STREAM = 0
+
+
+class UpdateSampler:
+    """Draws the batches of any update from one packed matrix.
+
+    All ranks draw the same global indices and each gathers its own slice, so that N devices see
+    exactly what one would.
+
+    Args:
+        matrix: Packed transitions, (N, W), on any device.
+        batch_size: Size B of the global batch.
+        seed: The run's seed.
+        rank: This process.
+        world_size: Number of processes.
+    """
+
+    def __init__(
+        self, matrix: Tensor, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        if batch_size % world_size:
+            raise InputError(
+                f"`batch_size` {batch_size} is the global batch and does not divide by "
+                f"{world_size} devices: choose a multiple of {world_size}."
+            )
+        self._matrix = matrix
+        self._batch_size = batch_size
+        self._seed = seed
+        local = batch_size // world_size
+        self._slice = slice(rank * local, (rank + 1) * local)
+        self._generator = torch.Generator()
+
+    def indices(self, update: int) -> Tensor:
+        """Draw the global rows of an update, uniformly with replacement, (B,)."""
+        self._generator.manual_seed(stream_seed(self._seed, update, BATCH_STREAM))
+        return torch.randint(len(self._matrix), (self._batch_size,), generator=self._generator)
+
+    def block(self, first_update: int, k: int) -> Tensor:
+        """Gather this rank's batches of ``k`` updates, (k, B / world_size, W)."""
+        updates = range(first_update, first_update + k)
+        rows = torch.stack([self.indices(update)[self._slice] for update in updates])
+        gathered = self._matrix.index_select(0, rows.flatten().to(self._matrix.device))
+        return gathered.view(k, -1, gathered.shape[1])
+
+
+class UpdateBlocks:
+    """Iterable over one epoch's blocks of K stacked batches, starting where the trainer stands.
+
+    An epoch ends at the next multiple of ``updates_per_epoch``, and no update goes past
+    ``trainer.max_steps``; blocks are cut there. It has no length, since a resumed epoch is shorter.
+
+    Args:
+        sampler: Where batches come from.
+        trainer: Tells the number of updates done, ``global_step``.
+        updates_per_step: K.
+        updates_per_epoch: Updates in a whole epoch.
+    """
+
+    def __init__(
+        self,
+        sampler: UpdateSampler,
+        trainer: Trainer,
+        updates_per_step: int,
+        updates_per_epoch: int,
+    ) -> None:
+        self._sampler = sampler
+        self._trainer = trainer
+        self._updates_per_step = updates_per_step
+        self._updates_per_epoch = updates_per_epoch
+
+    def __iter__(self) -> Iterator[Tensor]:
+        first = self._trainer.global_step
+        end = (first // self._updates_per_epoch + 1) * self._updates_per_epoch
+        if self._trainer.max_steps >= 0:
+            end = min(end, self._trainer.max_steps)
+        for update in range(first, end, self._updates_per_step):
+            yield self._sampler.block(update, min(self._updates_per_step, end - update))
+
+
+class SequentialBatches:
+    """Iterable over the rows of a packed matrix in order, as stacks (1, B, W) of one batch.
+
+    Args:
+        matrix: Packed transitions, (N, W).
+        batch_size: B; the last batch may be smaller.
+    """
+
+    def __init__(self, matrix: Tensor, batch_size: int) -> None:
+        self._batches = [matrix[i : i + batch_size] for i in range(0, len(matrix), batch_size)]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (batch.unsqueeze(0) for batch in self._batches)

@@ -1,0 +1,81 @@
+"""Transitions: what every source of data is turned into."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """Flat transitions in raw units, episode after episode.
+
+    Args:
+        obs: Flattened observations, (N, O).
+        action: Box actions, (N, A), or indices of discrete ones, (N,).
+        reward: Rewards, (N,).
+        next_obs: What was observed after the action, also where a time limit struck, (N, O).
+        terminated: Whether the episode ended for good, (N,).
+        truncated: Whether a time limit or the end of the log cut the episode, (N,).
+        episode: Number of the episode, 0 to E - 1 in order, (N,).
+        behavior_log_prob: Logged log-probability of the action, (N,), where the set has it.
+    """
+
+    obs: NDArray[np.float32]
+    action: NDArray[np.float32] | NDArray[np.int64]
+    reward: NDArray[np.float32]
+    next_obs: NDArray[np.float32]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    episode: NDArray[np.int64]
+    behavior_log_prob: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.reward)
+
+    @property
+    def n_episodes(self) -> int:
+        """Number of episodes E."""
+        return int(self.episode[-1]) + 1 if len(self) else 0
+
+    @property
+    def episode_bounds(self) -> NDArray[np.int64]:
+        """First row of each episode, and N at the end, (E + 1,)."""
+        return np.searchsorted(self.episode, np.arange(self.n_episodes + 1)).astype(np.int64)
+
+    def returns(self) -> NDArray[np.float64]:
+        """Undiscounted return of each episode, (E,)."""
+        totals = np.zeros(self.n_episodes)
+        np.add.at(totals, self.episode, self.reward)
+        return totals
+
+    def mc_returns(self, discount: float) -> NDArray[np.float32]:
+        """Discounted return-to-go within the episode, (N,).
+
+        After a truncation nothing is known and nothing is added.
+        """
+        togo = self.reward.astype(np.float64)
+        longest = int(np.diff(self.episode_bounds).max(initial=0))
+        # After each round, togo sums twice as many steps: G_2n(t) = G_n(t) + γ^n G_n(t + n).
+        steps = 1
+        while steps < longest:
+            same = self.episode[:-steps] == self.episode[steps:]
+            togo[:-steps] += discount**steps * togo[steps:] * same
+            steps *= 2
+        return togo.astype(np.float32)
+
+    def rows_of(self, episodes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of the given episodes, in the order given."""
+        bounds = self.episode_bounds
+        rows = [np.arange(bounds[e], bounds[e + 1]) for e in episodes]
+        return np.concatenate(rows) if rows else np.empty(0, dtype=np.int64)
+
+    def select_episodes(self, episodes: NDArray[np.int64]) -> "Transitions":
+        """Copy the given episodes, in the order given; they are numbered anew from 0."""
+        rows = self.rows_of(episodes)
+        columns = {f.name: getattr(self, f.name) for f in fields(self)}
+        picked: dict[str, Any] = {k: None if v is None else v[rows] for k, v in columns.items()}
+        lengths = np.diff(self.episode_bounds)[episodes]
+        picked["episode"] = np.repeat(np.arange(len(episodes)), lengths)
+        return Transitions(**picked)
