@@ -66,6 +66,14 @@ def ready(algorithm: Algorithm, seed: int = 0) -> Algorithm:
     return algorithm
 
 
+def fix_output(net: nn.Sequential, *values: float) -> None:
+    """Make the last layer return ``values`` whatever comes in; in place."""
+    last = net[-1]
+    assert isinstance(last, nn.Linear)
+    last.weight.data.zero_()
+    last.bias.data.copy_(torch.tensor(values))
+
+
 def record_noise(algorithm: OfflineAlgorithm, seed: int = 0) -> list[Tensor]:
     """Let ``randn`` and ``rand`` draw float64 noise and put each draw into the returned list."""
     g, drawn = generator(seed), []
