@@ -121,14 +121,15 @@ class CQL(OfflineAlgorithm):
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Update α_ent, π, Q and the target critic once, all from the same parameters."""
         policy: TanhGaussian = self.policy(batch.obs)
-        action, log_prob = policy.rsample_with_log_prob(self.randn(*batch.action.shape))
+        noise = self.randn(*batch.action.shape)
+        action, log_prob = policy.rsample_with_log_prob(noise)
         q_target, proposals, log_density = self._sample_actions(batch, policy)
 
         log_alpha = self.log_alpha_entropy()
         alpha = log_alpha.exp().detach()
         alpha_loss = -log_alpha * self.batch_mean(log_prob.detach() + self.target_entropy)
         q_policy = self.q(batch.obs, action).amin(0)  # (B,)
-        policy_loss = self._policy_loss(batch, policy, action, alpha * log_prob, q_policy)
+        policy_loss = self._policy_loss(batch, policy, noise, alpha * log_prob, q_policy)
 
         q_all = self.q(batch.obs, torch.cat([proposals, batch.action.unsqueeze(0)]))
         q = q_all[:, -1]  # (n, B)
@@ -179,7 +180,7 @@ class CQL(OfflineAlgorithm):
         return q_target, proposals, log_density
 
     def _policy_loss(
-        self, batch: Batch, policy: TanhGaussian, action: Tensor, entropy_cost: Tensor, q: Tensor
+        self, batch: Batch, policy: TanhGaussian, noise: Tensor, entropy_cost: Tensor, q: Tensor
     ) -> Tensor:
         """``E [α_ent log π - Q]``, or Q / E|Q| with one of the regularizers, ()."""
         if self.learns_behavior:
@@ -190,7 +191,9 @@ class CQL(OfflineAlgorithm):
         if self.policy_regularizer == "bc":
             imitation = policy.imitation_loss(batch.action).mean()
             return entropy_cost.mean() - value + self.regularizer_weight * imitation
-        ratio = policy.log_prob(action) - self.behavior(batch.obs).log_prob(action)
+        # Before tanh, whose slopes cancel in the ratio: saturated actions carry no gradient.
+        z = policy.base.rsample(noise)
+        ratio = policy.base.log_prob(z) - self.behavior(batch.obs).base.log_prob(z)
         return self.regularizer_weight * ratio.clamp(-20, 20).mean() - value  # type: ignore[no-any-return]
 
     def _multiplier(self, gap: Tensor) -> Tensor:
