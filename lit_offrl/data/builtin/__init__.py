@@ -1,0 +1,118 @@
+"""Data sets that are made on first use from a seeded recipe, so that nothing is downloaded."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import minari
+from filelock import FileLock
+from minari.namespace import create_namespace, list_local_namespaces
+
+from lit_offrl.data.builtin import cartpole, gridworld, icu_sepsis, pendulum
+from lit_offrl.errors import InputError
+
+__all__ = ["BUILTIN", "ensure", "resolve"]
+
+#: The recipe of each set. It writes the set below ``MINARI_DATASETS_PATH``; use `ensure` to get it.
+BUILTIN: dict[str, Callable[[], minari.MinariDataset]] = {
+    module.DATASET_ID: module.make for module in (gridworld, cartpole, pendulum, icu_sepsis)
+}
+
+NAMESPACE = "lit_offrl"
+NAMESPACE_DESCRIPTION = "Made on first use by lit_offrl from seeded recipes; safe to delete."
+
+
+def resolve(dataset_id: str) -> str | None:
+    """Give the full id of a built-in set for it or its short form, None for any other id.
+
+    A set of exactly that id in the user's Minari folder wins over a short form.
+
+    >>> resolve("pendulum/mixed")
+    'lit_offrl/pendulum/mixed-v0'
+    >>> resolve("mujoco/hopper/medium-v0") is None
+    True
+    """
+    if dataset_id in BUILTIN:
+        return dataset_id
+    if (_root() / dataset_id / "data").exists():
+        return None
+    for full in BUILTIN:
+        unversioned = re.sub(r"-v\d+$", "", full)
+        if dataset_id in (unversioned, unversioned.removeprefix(f"{NAMESPACE}/")):
+            return full
+    return None
+
+
+def ensure(dataset_id: str) -> None:
+    """Make a built-in set in the user's Minari folder unless it is there.
+
+    Processes may race for it: one makes it, the others wait. It is made in a hidden folder and
+    moved into place in one step, so that an interruption leaves nothing that looks like a set.
+
+    Args:
+        dataset_id: A full or short id, see `resolve`.
+    """
+    full = resolve(dataset_id)
+    if full is None:
+        raise InputError(f"{dataset_id!r} is not a built-in set: take one of {sorted(BUILTIN)}.")
+    root = _root()
+    if _is_made(root, full):
+        return
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / ".lit_offrl.lock"):
+            if not _is_made(root, full):
+                _make(root, full)
+    except OSError as error:
+        raise InputError(
+            f"Cannot write {full} into {root}: {error}. "
+            "Set MINARI_DATASETS_PATH to a folder that can be written."
+        ) from error
+
+
+def _root() -> Path:
+    """Find the user's Minari folder, which Minari's own function would create."""
+    folder = os.environ.get("MINARI_DATASETS_PATH")
+    return Path.home() / ".minari" / "datasets" if folder is None else Path(folder)
+
+
+def _is_made(root: Path, full: str) -> bool:
+    return (root / full / "data" / "metadata.json").is_file()
+
+
+def _make(root: Path, full: str) -> None:
+    """Make the set in a folder that Minari does not list, then move it; the lock is held."""
+    partial = root / ".lit_offrl-partial"
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    print(f"Making the built-in set {full} in {root} (once, under 30 s) ...", flush=True)
+    try:
+        with _minari_folder(partial):
+            BUILTIN[full]()
+        namespace = full.rpartition("/")[0]
+        known = list_local_namespaces()
+        if NAMESPACE not in known:
+            create_namespace(NAMESPACE, NAMESPACE_DESCRIPTION)
+        if namespace not in known:
+            create_namespace(namespace)
+        os.replace(partial / full, root / full)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _minari_folder(path: Path) -> Iterator[None]:
+    """Let Minari write somewhere else for a while."""
+    before = os.environ.get("MINARI_DATASETS_PATH")
+    os.environ["MINARI_DATASETS_PATH"] = str(path)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MINARI_DATASETS_PATH"]
+        else:
+            os.environ["MINARI_DATASETS_PATH"] = before
