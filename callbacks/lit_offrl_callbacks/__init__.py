@@ -1,0 +1,1 @@
+"""Diagnostics of offline RL as Lightning callbacks: one file, one callback."""

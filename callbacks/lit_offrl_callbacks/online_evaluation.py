@@ -1,0 +1,150 @@
+"""Returns of the policy in the data set's own environment, while it trains."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from torchmetrics import CatMetric
+
+from lit_offrl.errors import InputError
+from lit_offrl.evaluation import RawPolicy, make_env, normalized_score, play
+
+_log = logging.getLogger(__name__)
+
+
+class OnlineEvaluation(Callback):
+    """Plays greedy episodes at the end of each validation, and after the last update.
+
+    Returns are undiscounted and in raw reward. Choosing a checkpoint or a setting by them spends
+    episodes of the real environment, which offline RL sets out to avoid: hence they are counted,
+    and the last, the best and the mean of the last evaluations are reported apart. All
+    evaluations start from the same seeds. With several ranks each plays its share.
+
+    Logged Metrics:
+        - ``eval/return_mean``: mean return of the episodes.
+        - ``eval/return_std``: standard deviation of the return between episodes.
+        - ``eval/length_mean``: mean number of steps of an episode.
+        - ``eval/normalized_score``: Minari-normalized score, 0 to 100 between the data set's
+          reference returns; only where it has them. It is not a D4RL score.
+        - ``eval/episodes_spent``: episodes played so far, over all evaluations.
+
+    Args:
+        episodes: Episodes per evaluation.
+        every_n_epochs: Epochs between evaluations; the last epoch is evaluated in any case.
+        seed: Episode i starts from ``env.reset(seed=seed + i)``.
+        num_envs: Environments that are stepped side by side; changes speed, not episodes.
+        env_id: Environment to play in; the recorded one if null.
+        mean_of_last: How many evaluations :meth:`summary` averages.
+    """
+
+    def __init__(
+        self,
+        episodes: int = 10,
+        every_n_epochs: int = 1,
+        seed: int = 0,
+        num_envs: int | None = None,
+        env_id: str | None = None,
+        mean_of_last: int = 5,
+    ) -> None:
+        if min(episodes, every_n_epochs, mean_of_last, 1 if num_envs is None else num_envs) < 1:
+            raise InputError("The counts given to OnlineEvaluation must be at least 1.")
+        self.episodes = episodes
+        self.every_n_epochs = every_n_epochs
+        self.seed = seed
+        self.num_envs = num_envs
+        self.env_id = env_id
+        self.mean_of_last = mean_of_last
+        self.history: list[tuple[int, float]] = []  # update and mean return of each evaluation
+        self.episodes_spent = 0
+        self._enabled = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check early that the environment can be made and fits."""
+        if stage != "fit":
+            return
+        data = getattr(trainer, "datamodule", None)
+        spec, scaling = getattr(data, "spec", None), getattr(data, "scaling", None)
+        if spec is None or scaling is None:
+            raise InputError("OnlineEvaluation needs an OfflineDataModule: give `fit` one.")
+        if self.episodes < trainer.world_size:
+            raise InputError(
+                f"`episodes` of OnlineEvaluation is {self.episodes}, but {trainer.world_size} "
+                "devices each play a share: raise it."
+            )
+        self._policy = RawPolicy(pl_module, spec, scaling)
+        self._enabled = spec.env_spec is not None or self.env_id is not None
+        if self._enabled:
+            make_env(spec, self.env_id).close()
+        elif trainer.is_global_zero:
+            _log.warning("`%s`: no environment recorded; not evaluated online.", spec.dataset_id)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate before a ModelCheckpoint looks for what it monitors."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._evaluate_if_due(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate where no validation ran."""
+        self._evaluate_if_due(trainer, pl_module)
+
+    def _evaluate_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        last = (
+            trainer.should_stop
+            or 0 <= trainer.max_steps <= trainer.global_step
+            or epoch == trainer.max_epochs
+        )
+        done = bool(self.history) and self.history[-1][0] == trainer.global_step
+        if self._enabled and not done and (last or epoch % self.every_n_epochs == 0):
+            pl_module.log_dict(self._evaluate(trainer, pl_module), sync_dist=True)
+
+    @torch.no_grad()
+    def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+        spec = self._policy.spec
+        seeds = range(self.seed, self.seed + self.episodes)
+        share = seeds[trainer.global_rank :: trainer.world_size]
+        rollouts = play(self._policy, spec, share, self.num_envs, self.env_id)
+        returns, lengths = CatMetric().to(pl_module.device), CatMetric().to(pl_module.device)
+        returns.update(torch.as_tensor(rollouts.returns))
+        lengths.update(torch.as_tensor(rollouts.lengths))
+        all_returns = returns.compute().flatten()  # (episodes,), of all ranks; a single one is ()
+
+        mean = all_returns.mean().item()
+        self.history.append((trainer.global_step, mean))
+        self.episodes_spent += len(all_returns)
+        metrics = {
+            "eval/return_mean": mean,
+            "eval/return_std": all_returns.std().item() if len(all_returns) > 1 else 0.0,
+            "eval/length_mean": lengths.compute().mean().item(),
+            "eval/episodes_spent": float(self.episodes_spent),
+            "step": float(trainer.global_step),  # the loggers' x axis
+        }
+        if (score := normalized_score(spec, mean)) is not None:
+            metrics["eval/normalized_score"] = score
+        return metrics
+
+    def summary(self) -> dict[str, float]:
+        """Return last, best and mean-of-last-k return apart; nothing where none was measured."""
+        if not self.history:
+            return {}
+        best_update, best = max(self.history, key=lambda point: point[1])
+        last = [mean for _, mean in self.history[-self.mean_of_last :]]
+        return {
+            "last": last[-1],
+            "best": best,
+            "best_update": best_update,
+            "mean_of_last_k": sum(last) / len(last),
+            "episodes_spent": self.episodes_spent,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the history, in plain types."""
+        return {"history": list(self.history), "episodes_spent": self.episodes_spent}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from a history."""
+        self.history = [(int(update), float(mean)) for update, mean in state_dict["history"]]
+        self.episodes_spent = int(state_dict["episodes_spent"])

@@ -1,0 +1,125 @@
+"""From a checkpoint file to a policy that acts in the environment."""
+
+import importlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from lit_offrl.algorithms.base import OfflineAlgorithm
+from lit_offrl.data import DatasetSpec
+from lit_offrl.errors import InputError
+from lit_offrl.evaluation import RawPolicy
+from lit_offrl.scaling import Scaling
+
+
+class TrainingInfo(NamedTuple):
+    """How a checkpoint came about.
+
+    Args:
+        updates: Gradient updates done.
+        seed: Seed of the run.
+    """
+
+    updates: int
+    seed: int
+
+
+class LoadedPolicy(RawPolicy):
+    """A trained policy: raw observations in, raw actions out.
+
+    Args:
+        algorithm: The algorithm, in evaluation mode, with its ``policy``, ``q_values`` and so on.
+        spec: Data set that it was trained on.
+        scaling: Scaling that it was trained with.
+        info: How the checkpoint came about.
+    """
+
+    algorithm: OfflineAlgorithm
+
+    def __init__(
+        self, algorithm: OfflineAlgorithm, spec: DatasetSpec, scaling: Scaling, info: TrainingInfo
+    ) -> None:
+        super().__init__(algorithm, spec, scaling)
+        self.info = info
+
+
+def load(path: str | Path) -> LoadedPolicy:
+    """Load a policy from a checkpoint, without running code that the file brings along.
+
+    Args:
+        path: A ``.ckpt`` file that training left.
+
+    Raises:
+        InputError: If the file is missing, damaged or not a checkpoint of lit_offrl.
+    """
+    checkpoint = _read(Path(path).expanduser())
+    try:
+        class_path, seed = checkpoint["algorithm"]["class_path"], checkpoint["algorithm"]["seed"]
+        spec = DatasetSpec.from_dict(_data_state(checkpoint)["spec"])
+        scaling = Scaling.from_dict(_data_state(checkpoint)["scaling"])
+        info = TrainingInfo(int(checkpoint["global_step"]), int(seed))
+        state = checkpoint["state_dict"]
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            f"`{path}` is not a checkpoint of lit_offrl, or of another version of it: give one "
+            "that `lit-offrl fit` left, whose training had an OfflineDataModule."
+        ) from None
+    algorithm = _build(_find_class(str(class_path)), checkpoint)
+    algorithm.on_load_checkpoint(checkpoint)
+    algorithm.load_state_dict(state)
+    return LoadedPolicy(algorithm.eval(), spec, scaling, info)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "not there"
+        raise InputError(f"`{path}` is {what}: give the path of a `.ckpt` file.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise InputError(f"`{path}` may not be read: check its permissions.") from None
+    except Exception:  # zip, pickle and torch have errors of their own, of many lines
+        raise InputError(
+            f"`{path}` is damaged or not a checkpoint: give a `.ckpt` file that `lit-offrl fit` "
+            "left."
+        ) from None
+    return checkpoint if isinstance(checkpoint, dict) else {}
+
+
+def _data_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Find the DataModule's state, which Lightning stores under the name of its class."""
+    for state in checkpoint.values():
+        if isinstance(state, dict) and {"spec", "scaling"} <= state.keys():
+            return state
+    raise KeyError("spec")
+
+
+def _find_class(class_path: str) -> type[OfflineAlgorithm]:
+    """Import the class, and nothing but a subclass of :class:`OfflineAlgorithm`."""
+    module_name, _, name = class_path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError):
+        raise InputError(
+            f"The checkpoint's algorithm `{class_path}` cannot be imported: start where its module "
+            "can be found, or install it."
+        ) from None
+    if not (isinstance(found, type) and issubclass(found, OfflineAlgorithm)):
+        raise InputError(f"The checkpoint's `{class_path}` is no algorithm of lit_offrl.")
+    return found
+
+
+def _build(algorithm: type[OfflineAlgorithm], checkpoint: dict[str, Any]) -> OfflineAlgorithm:
+    """Make the algorithm anew from the arguments that Lightning stored."""
+    stored = dict(checkpoint.get(algorithm.CHECKPOINT_HYPER_PARAMS_KEY, {}))
+    # LightningCLI adds `_class_path` and `_instantiator`, a function to import.
+    arguments = {key: value for key, value in stored.items() if not key.startswith("_")}
+    try:
+        with torch.random.fork_rng(devices=[]):  # initial weights are drawn, then replaced
+            return algorithm(**arguments)
+    except TypeError as error:
+        raise InputError(
+            f"{algorithm.__name__} cannot be made from the checkpoint's arguments ({error}): its "
+            "`__init__` must call `self.save_hyperparameters()`, and still take the same arguments."
+        ) from None

@@ -1,0 +1,147 @@
+"""The environment that a data set was recorded in."""
+
+import importlib
+import json
+import logging
+import re
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import Space, spaces
+from minari.serialization import deserialize_space
+
+from lit_offrl.data import DatasetSpec
+from lit_offrl.errors import InputError
+
+_log = logging.getLogger(__name__)
+
+PLUGINS = ("gymnasium_robotics", "ale_py")
+"""Packages that register environments when they are imported."""
+
+EXTRAS = {
+    "robotics": r"Maze|Adroit|Franka|Fetch|^Hand",
+    "atari": r"^ALE/|NoFrameskip",
+    "mujoco": r"^(Ant|HalfCheetah|Hopper|Humanoid|Inverted|Pusher|Reacher|Swimmer|Walker2d)",
+}
+"""Extra of this package -> ids of the environments it brings."""
+
+
+def make_env(spec: DatasetSpec, env_id: str | None = None) -> gym.Env[Any, Any]:
+    """Make the environment that a data set names, through Gymnasium's registry alone.
+
+    Only the recorded id, arguments and time limit are used: code that a data set points at (an
+    entry point, a wrapper, a module before the id) is never imported.
+
+    Args:
+        spec: The data set.
+        env_id: Environment to make instead of the recorded one.
+
+    Raises:
+        InputError: If none is recorded, it is not installed, or its spaces are not the set's.
+    """
+    options: dict[str, Any] = {}
+    if env_id is None:
+        env_id, options = _recorded(spec)
+    _register_plugins(env_id)
+    try:
+        env = gym.make(env_id, disable_env_checker=True, **options)
+    except InputError:
+        raise
+    except Exception as error:  # environments fail in ways of their own
+        reason = _short(error)
+        raise InputError(
+            f"Environment `{env_id}` of `{spec.dataset_id}` cannot be made ({reason}): "
+            f"{_what_to_install(env_id)}."
+        ) from None
+    try:
+        _check_spaces(env, env_id, spec)
+    except InputError:
+        env.close()
+        raise
+    return env
+
+
+def _recorded(spec: DatasetSpec) -> tuple[str, dict[str, Any]]:
+    if spec.env_spec is None:
+        raise InputError(
+            f"Data set `{spec.dataset_id}` does not say which environment it is from: name one."
+        )
+    recorded = json.loads(spec.env_spec)
+    env_id = str(recorded["id"])
+    if ":" in env_id:  # Gymnasium would import the module before the colon
+        raise InputError(
+            f"Environment `{env_id}` of `{spec.dataset_id}` would import code that the data set "
+            "names: import it yourself and name the environment by its id alone."
+        )
+    if recorded.get("additional_wrappers"):
+        _warn_of_wrappers(spec.dataset_id)
+    options = {k: v for k, v in (recorded.get("kwargs") or {}).items() if k != "render_mode"}
+    return env_id, {**options, "max_episode_steps": recorded.get("max_episode_steps")}
+
+
+@cache
+def _warn_of_wrappers(dataset_id: str) -> None:
+    _log.warning(
+        "Data set `%s` was recorded through wrappers, which are not applied here: rewards may "
+        "differ from the recorded ones.",
+        dataset_id,
+    )
+
+
+def _register_plugins(env_id: str) -> None:
+    for plugin in PLUGINS:
+        if env_id not in gym.registry and find_spec(plugin) is not None:
+            importlib.import_module(plugin)
+
+
+def _what_to_install(env_id: str) -> str:
+    for extra, ids in EXTRAS.items():
+        if re.search(ids, env_id):
+            return f'run `pip install "lit_offrl[{extra}]"`'
+    return "install the package that registers it"
+
+
+def _check_spaces(env: gym.Env[Any, Any], env_id: str, spec: DatasetSpec) -> None:
+    for kind, stored in (("observation", spec.obs_space), ("action", spec.action_space)):
+        wanted: Space[Any] = deserialize_space(stored)
+        found: Space[Any] = getattr(env, f"{kind}_space")
+        if not _same_space(wanted, found, bounds=kind == "action"):
+            raise InputError(
+                f"Environment `{env_id}` does not match `{spec.dataset_id}`: its {kind} space is "
+                f"{_short(found)}, the data set's is {_short(wanted)}. Name the environment that "
+                "the data are from."
+            )
+
+
+def _same_space(wanted: Space[Any], found: Space[Any], bounds: bool) -> bool:
+    """Whether two spaces hold the same things, whatever their number types.
+
+    Bounds of observations vary between versions of an environment, and are not looked at.
+    """
+    if isinstance(wanted, spaces.Dict) and isinstance(found, spaces.Dict):
+        return wanted.keys() == found.keys() and all(
+            _same_space(wanted[key], found[key], bounds) for key in wanted
+        )
+    if isinstance(wanted, spaces.Tuple) and isinstance(found, spaces.Tuple):
+        return len(wanted) == len(found) and all(
+            _same_space(*pair, bounds) for pair in zip(wanted, found, strict=True)
+        )
+    if isinstance(wanted, spaces.Box) and isinstance(found, spaces.Box):
+        if wanted.shape != found.shape:
+            return False
+        return not bounds or (_agree(wanted.low, found.low) and _agree(wanted.high, found.high))
+    return wanted == found
+
+
+def _agree(wanted: Any, found: Any) -> bool:
+    """Whether bounds are equal where the data set knows them: a D4RL file may not."""
+    known = np.isfinite(wanted)
+    return bool(np.allclose(np.asarray(wanted)[known], np.asarray(found)[known]))
+
+
+def _short(thing: object) -> str:
+    text = " ".join(str(thing).split())
+    return text if len(text) <= 160 else f"{text[:157]}..."

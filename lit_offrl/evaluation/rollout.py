@@ -1,0 +1,163 @@
+"""Seeded episodes of a policy in vectorized environments."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from numpy.typing import NDArray
+
+from lit_offrl.data import DatasetSpec
+from lit_offrl.errors import InputError
+from lit_offrl.evaluation.environment import make_env
+
+MAX_ENVS = 16
+MAX_STEPS = 100_000
+"""Longest episode: some environments have neither a time limit nor an end."""
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """What came of some episodes, in raw reward.
+
+    Args:
+        returns: Undiscounted return of each episode, (n,).
+        lengths: Number of its steps, (n,).
+    """
+
+    returns: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(self.returns.mean())
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the returns; 0 for a single episode."""
+        return float(self.returns.std(ddof=1)) if len(self.returns) > 1 else 0.0
+
+
+def evaluate(
+    policy: Callable[[Any], Any],
+    spec: DatasetSpec,
+    episodes: int = 10,
+    seed: int = 0,
+    num_envs: int | None = None,
+    env_id: str | None = None,
+) -> Rollouts:
+    """Play episodes in the environment of a data set.
+
+    Args:
+        policy: Maps a batch of raw observations, as a vector environment gives them, to raw
+            actions: a :class:`RawPolicy`, a loaded checkpoint or any function.
+        spec: The data set.
+        episodes: How many episodes.
+        seed: Episode i starts from ``env.reset(seed=seed + i)``.
+        num_envs: Environments that are stepped side by side; changes speed, and results by no more
+            than the rounding of larger batches.
+        env_id: Environment to play in instead of the recorded one.
+    """
+    if episodes < 1:
+        raise InputError(f"`episodes` must be at least 1, not {episodes}.")
+    return play(policy, spec, range(seed, seed + episodes), num_envs, env_id)
+
+
+def play(
+    policy: Callable[[Any], Any],
+    spec: DatasetSpec,
+    seeds: Sequence[int],
+    num_envs: int | None = None,
+    env_id: str | None = None,
+) -> Rollouts:
+    """Play one episode per seed; see :func:`evaluate` for the other arguments.
+
+    A policy that draws at random sees torch's generator seeded with the first seed, and the
+    caller's generator is left as it was.
+    """
+    if num_envs is not None and num_envs < 1:
+        raise InputError(f"`num_envs` must be at least 1, not {num_envs}.")
+    envs = SyncVectorEnv(
+        [lambda: _Player(make_env(spec, env_id))] * min(len(seeds), num_envs or MAX_ENVS),
+        copy=False,
+        autoreset_mode=AutoresetMode.DISABLED,
+    )
+    try:
+        with _seeded(seeds[0]):
+            return _play(policy, envs, seeds)
+    finally:
+        envs.close()
+
+
+def _play(policy: Callable[[Any], Any], envs: SyncVectorEnv, seeds: Sequence[int]) -> Rollouts:
+    n = len(seeds)
+    returns, lengths = np.zeros(n), np.zeros(n, dtype=np.int64)
+    episode = np.arange(envs.num_envs)  # which one each environment plays; none from n on
+    started = envs.num_envs
+    obs, _ = envs.reset(seed=list(seeds[:started]))
+    while (playing := episode < n).any():
+        obs, reward, terminated, truncated, _ = envs.step(policy(obs))
+        returns[episode[playing]] += reward[playing]
+        lengths[episode[playing]] += 1
+        if lengths.max() > MAX_STEPS:
+            raise InputError(
+                f"An episode has not ended after {MAX_STEPS} steps: register the environment with "
+                "`max_episode_steps`."
+            )
+        if (ended := terminated | truncated).any():
+            episode[ended] = started + np.arange(ended.sum())
+            started += int(ended.sum())
+            obs, _ = envs.reset(
+                seed=[seeds[e] if e < n else None for e in episode.tolist()],
+                options={"reset_mask": ended},
+            )
+    return Rollouts(returns, lengths)
+
+
+class _Player(gym.Wrapper[Any, Any, Any, Any]):
+    """Plays one episode per ``reset(seed=...)``, and rests after ``reset(seed=None)``.
+
+    Gymnasium steps all environments of a vector together: without a rest, the ones that are done
+    would play on until the longest episode ends.
+    """
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Start the next episode, or rest."""
+        self._resting = seed is None
+        if seed is not None:
+            self._obs, _ = self.env.reset(seed=seed)
+        return self._obs, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Step unless resting. Infos are dropped: collecting them costs more than many a step."""
+        if self._resting:
+            return self._obs, 0.0, False, False, {}
+        self._obs, reward, terminated, truncated, _ = self.env.step(action)
+        return self._obs, float(reward), terminated, truncated, {}
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed torch for a while."""
+    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = [torch.cuda.current_device()] if in_use else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def normalized_score(spec: DatasetSpec, mean_return: float) -> float | None:
+    """Minari-normalized score: 0 at the data set's ``ref_min_score``, 100 at ``ref_max_score``.
+
+    It is not a D4RL score, whose reference returns are others. None where the set has no reference
+    scores.
+    """
+    low, high = spec.ref_min_score, spec.ref_max_score
+    if low is None or high is None or low == high:
+        return None
+    return 100 * (mean_return - low) / (high - low)
