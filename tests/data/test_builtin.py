@@ -48,7 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, minari.MinariDat
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("sets")))
         return {
-            "gridworld": gridworld.make(0.5),
+            "gridworld": gridworld.make(),
             "cartpole": cartpole.make(0.2),
             "pendulum": pendulum.make(0.2),
         }
