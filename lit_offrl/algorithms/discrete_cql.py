@@ -21,7 +21,7 @@ from lit_offrl.targets import (
 
 
 class DiscreteCQL(OfflineAlgorithm):
-    """Q-learning with the conservative penalty ``α E [log Σ_a exp Q(s, a) - Q(s, a_D)]``.
+    """Q-learning with the conservative penalty ``α E [log mean_a exp Q(s, a) - Q(s, a_D)]``.
 
     The TD loss is Huber's on double DQN's target, or the quantile Huber loss of QR-DQN with
     ``n_quantiles`` > 1 (Dabney et al., 2018, https://arxiv.org/abs/1710.10044), Q then being the
