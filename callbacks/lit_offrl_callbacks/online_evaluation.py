@@ -32,7 +32,7 @@ class OnlineEvaluation(Callback):
         - ``eval/episodes_spent``: episodes played so far, over all evaluations.
 
     Args:
-        episodes: Episodes per evaluation.
+        episodes: Episodes per evaluation; 0 never enters an environment.
         every_n_epochs: Epochs between evaluations; the last epoch is evaluated in any case.
         seed: Episode i starts from ``env.reset(seed=seed + i)``.
         num_envs: Environments that are stepped side by side; changes speed, not episodes.
@@ -49,7 +49,9 @@ class OnlineEvaluation(Callback):
         env_id: str | None = None,
         mean_of_last: int = 5,
     ) -> None:
-        if min(episodes, every_n_epochs, mean_of_last, 1 if num_envs is None else num_envs) < 1:
+        if episodes < 0:
+            raise InputError(f"`episodes` of OnlineEvaluation must not be negative: {episodes}.")
+        if min(every_n_epochs, mean_of_last, 1 if num_envs is None else num_envs) < 1:
             raise InputError("The counts given to OnlineEvaluation must be at least 1.")
         self.episodes = episodes
         self.every_n_epochs = every_n_epochs
@@ -59,11 +61,12 @@ class OnlineEvaluation(Callback):
         self.mean_of_last = mean_of_last
         self.history: list[tuple[int, float]] = []  # update and mean return of each evaluation
         self.episodes_spent = 0
-        self._enabled = False
+        self.evaluates_online = False
+        """Whether there is an environment to play in."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check early that the environment can be made and fits."""
-        if stage != "fit":
+        if stage != "fit" or self.episodes == 0:
             return
         data = getattr(trainer, "datamodule", None)
         spec, scaling = getattr(data, "spec", None), getattr(data, "scaling", None)
@@ -75,8 +78,8 @@ class OnlineEvaluation(Callback):
                 "devices each play a share: raise it."
             )
         self._policy = RawPolicy(pl_module, spec, scaling)
-        self._enabled = spec.env_spec is not None or self.env_id is not None
-        if self._enabled:
+        self.evaluates_online = spec.env_spec is not None or self.env_id is not None
+        if self.evaluates_online:
             make_env(spec, self.env_id).close()
         elif trainer.is_global_zero:
             _log.warning("`%s`: no environment recorded; not evaluated online.", spec.dataset_id)
@@ -98,7 +101,7 @@ class OnlineEvaluation(Callback):
             or epoch == trainer.max_epochs
         )
         done = bool(self.history) and self.history[-1][0] == trainer.global_step
-        if self._enabled and not done and (last or epoch % self.every_n_epochs == 0):
+        if self.evaluates_online and not done and (last or epoch % self.every_n_epochs == 0):
             pl_module.log_dict(self._evaluate(trainer, pl_module), sync_dist=True)
 
     @torch.no_grad()

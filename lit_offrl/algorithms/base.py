@@ -1,5 +1,6 @@
 """What all algorithms share: the step, randomness and logging contracts, and one optimizer call."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -9,7 +10,6 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.adam import adam
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from lit_offrl.batch import Batch
 from lit_offrl.errors import InputError, NotApplicableError
@@ -51,8 +51,7 @@ class OfflineAlgorithm(LightningModule):
         self.seed = run_seed()
         self.update_number = 0
         self._optimizers: dict[nn.Module, Adam] = {}
-        self._cosine_nets: list[nn.Module] = []
-        self._schedulers: list[LRScheduler] = []
+        self._cosine_lr: dict[nn.Module, float] = {}
         self._log_every = 1
 
     # What a subclass writes and calls.
@@ -70,7 +69,7 @@ class OfflineAlgorithm(LightningModule):
         # Lightning moves parameters by .data, so optimizers may be made before that.
         self._optimizers[net] = Adam(net.parameters(), lr=lr, eps=eps, fused=True)
         if cosine:
-            self._cosine_nets.append(net)
+            self._cosine_lr[net] = lr
 
     def minimize(self, loss: Tensor, net: nn.Module) -> None:
         """Take one Adam step on ``net`` alone: the only place that touches an optimizer."""
@@ -154,15 +153,11 @@ class OfflineAlgorithm(LightningModule):
                 f"use {self.hint}."
             )
 
-    def configure_optimizers(self) -> tuple[list[Adam], list[LRScheduler]]:
+    def configure_optimizers(self) -> list[Adam]:
         """Hand the optimizers to Lightning, which checkpoints them."""
-        steps = self.trainer.max_steps
-        if self._cosine_nets and steps < 1:
+        if self._cosine_lr and self.trainer.max_steps < 1:
             raise InputError("A cosine schedule needs `trainer.max_steps`, the number of updates.")
-        self._schedulers = [
-            CosineAnnealingLR(self._optimizers[net], T_max=steps) for net in self._cosine_nets
-        ]
-        return list(self._optimizers.values()), self._schedulers
+        return list(self._optimizers.values())
 
     def on_fit_start(self) -> None:
         """Take over what counts updates: the logging interval."""
@@ -182,12 +177,19 @@ class OfflineAlgorithm(LightningModule):
         """Run one update per stacked batch (K, B, ...)."""
         for k in range(len(batch.reward)):
             seed_draws(stream_seed(self.seed, self.update_number, UPDATE_STREAM), self.device)
+            self._anneal()
             metrics = self.update(batch.at(k))
-            for scheduler in self._schedulers:
-                scheduler.step()
             self._count_update()
             if self.update_number % self._log_every == 0:
                 self.log_dict({**metrics, "step": float(self.update_number)})
+
+    def _anneal(self) -> None:
+        """Set ``lr (1 + cos(π update / max_steps)) / 2`` where it is asked for."""
+        for net, lr in self._cosine_lr.items():
+            progress = self.update_number / self.trainer.max_steps
+            self._optimizers[net].param_groups[0]["lr"] = (
+                lr * (1 + math.cos(math.pi * progress)) / 2
+            )
 
     def _count_update(self) -> None:
         """Advance ``trainer.global_step`` by one, which raw optimizers leave alone."""
@@ -235,13 +237,13 @@ class OfflineAlgorithm(LightningModule):
                 f"The checkpoint holds {saved.get('class_path', 'another model')}, not {name}: "
                 "give the checkpoint of the same algorithm."
             )
-        for key, value in self.state_dict().items():
-            found = checkpoint["state_dict"].get(key)
-            if found is None or found.shape != value.shape:
-                shape = "missing" if found is None else f"of shape {tuple(found.shape)}"
+        held, own = checkpoint["state_dict"], self.state_dict()
+        for key in {**own, **held}:  # also what the other one lacks
+            found, expected = (tuple(d[key].shape) if key in d else "missing" for d in (held, own))
+            if found != expected:
                 raise InputError(
-                    f"The checkpoint does not fit: `{key}` is {shape}, expected "
-                    f"{tuple(value.shape)}. Use the dataset and network sizes it was made with."
+                    f"The checkpoint does not fit: `{key}` has shape {found}, expected {expected}. "
+                    "Use the dataset, options and network sizes it was made with."
                 )
         self.seed = saved["seed"]
 

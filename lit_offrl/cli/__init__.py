@@ -1,0 +1,79 @@
+"""The command line, ``lit-offrl VERB ...``: the outermost layer, which alone knows the plug-ins."""
+
+import importlib
+import logging
+import shlex
+import sys
+import warnings
+from collections.abc import Sequence
+
+from lit_offrl import __version__
+from lit_offrl.errors import InputError, RunInterrupted
+
+VERBS = ("fit",)
+USAGE = """\
+usage: lit-offrl VERB [options]
+
+  fit    train an algorithm on a data set:
+         lit-offrl fit -c configs/iql/mujoco.yaml --data.dataset_id hopper/medium-v0
+
+`lit-offrl VERB --help` lists the options of a verb, `lit-offrl --version` the version."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a verb; exit with 2 and one line on wrong input, with 128 + n on signal n."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return
+    if arguments[0] == "--version":
+        print(f"lit-offrl {__version__}")
+        return
+    verb, rest = arguments[0], arguments[1:]
+    try:
+        if verb not in VERBS:
+            raise InputError(f"There is no verb `{verb}`: choose from {', '.join(VERBS)}.")
+        # imported on demand: torch and Lightning take seconds
+        module = importlib.import_module(f"lit_offrl.cli.{verb}")
+        _quiet()
+        module.main(rest)
+    except InputError as error:
+        _exit(f"lit-offrl: {error}", 2)
+    except RunInterrupted as stop:
+        folder = stop.checkpoint.parent.parent
+        command = ["lit-offrl", verb, *_without(rest, "--ckpt_path", "--run_dir")]
+        command += ["--run_dir", str(folder), "--ckpt_path", "last"]
+        _exit(
+            f"Interrupted after update {stop.update}. Resume with:\n  {shlex.join(command)}",
+            128 + stop.signum,
+        )
+    except KeyboardInterrupt:
+        _exit("lit-offrl: interrupted; nothing was saved since the last checkpoint.", 130)
+    except OSError as error:
+        _exit(f"lit-offrl: {error}. Checkpoints written before are whole.", 1)
+
+
+def _exit(message: str, code: int) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+def _quiet() -> None:
+    """Silence what Lightning says about hardware it has not and workers we do not want."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.basicConfig(format="lit-offrl: %(message)s")
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+
+
+def _without(args: Sequence[str], *options: str) -> list[str]:
+    """Drop options and their values from a command."""
+    kept: list[str] = []
+    skip = False
+    for arg in args:
+        if skip or arg in options:
+            skip = not skip
+        elif not arg.startswith(tuple(f"{option}=" for option in options)):
+            kept.append(arg)
+    return kept
