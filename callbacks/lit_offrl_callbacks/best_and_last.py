@@ -1,9 +1,10 @@
 """Keep two checkpoints: the latest, and the best by evaluation or held-out loss."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from lightning import LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 
@@ -32,14 +33,16 @@ class BestAndLast(ModelCheckpoint):
             enable_version_counter=False,
         )
         self._choose = monitor is None
+        self._evaluations: list[Any] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Choose what to monitor."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        self._evaluations = [c for c in callbacks if getattr(c, "evaluates_online", False)]
         if self._choose:
-            callbacks = trainer.callbacks  # type: ignore[attr-defined]
-            evaluated = any(getattr(c, "evaluates_online", False) for c in callbacks)
             data = getattr(trainer, "datamodule", None)
             held_out = len(getattr(data, "held_out_matrix", ())) > 0
+            evaluated = bool(self._evaluations)
             self.monitor = "eval/return_mean" if evaluated else "val/loss" if held_out else None
             self.mode = "max" if evaluated else "min"
             self.kth_value = torch.tensor(-torch.inf if evaluated else torch.inf)
@@ -47,6 +50,14 @@ class BestAndLast(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write ``best.ckpt`` if it is, and ``last.ckpt`` always."""
-        super().on_train_epoch_end(trainer, pl_module)
+        if self._is_measured(trainer):
+            super().on_train_epoch_end(trainer, pl_module)
         # ModelCheckpoint's own `save_last` copies the best
         trainer.save_checkpoint(Path(self.dirpath or trainer.default_root_dir) / "last.ckpt")
+
+    def _is_measured(self, trainer: Trainer) -> bool:
+        """Whether the monitored number is of this epoch: not all epochs are evaluated online."""
+        if not (self.monitor or "").startswith("eval/"):
+            return True
+        updates = [c.history[-1][0] for c in self._evaluations if c.history]
+        return trainer.global_step in updates

@@ -159,19 +159,10 @@ class OfflineAlgorithm(LightningModule):
             raise InputError("A cosine schedule needs `trainer.max_steps`, the number of updates.")
         return list(self._optimizers.values())
 
-    def on_fit_start(self) -> None:
-        """Take over what counts updates: the logging interval."""
-        self._log_every = max(1, self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
-        # Lightning's own unit is the training_step of K updates.
-        self.trainer.log_every_n_steps = 1  # type: ignore[attr-defined]
-
-    def on_fit_end(self) -> None:
-        """Give the logging interval back."""
-        self.trainer.log_every_n_steps = self._log_every  # type: ignore[attr-defined]
-
     def on_train_start(self) -> None:
         """Continue where a checkpoint left off."""
         self.update_number = self.trainer.global_step
+        self._log_every = max(1, self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Run one update per stacked batch (K, B, ...)."""
@@ -181,7 +172,18 @@ class OfflineAlgorithm(LightningModule):
             metrics = self.update(batch.at(k))
             self._count_update()
             if self.update_number % self._log_every == 0:
-                self.log_dict({**metrics, "step": float(self.update_number)})
+                self._log_update(metrics)
+
+    def _log_update(self, metrics: dict[str, Tensor]) -> None:
+        """Write metrics at this update.
+
+        Straight to the loggers: `self.log` costs more than many an update, counts calls of
+        `training_step`, and writes stale numbers again at calls that log nothing.
+        """
+        scalars = {name: value.item() for name, value in metrics.items()}
+        for logger in self.loggers:
+            logger.log_metrics(scalars, step=self.update_number)
+            logger.save()
 
     def _anneal(self) -> None:
         """Set ``lr (1 + cos(π update / max_steps)) / 2`` where it is asked for."""

@@ -43,7 +43,7 @@ class RunFolderConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the file."""
         path = Path(self.config.run_dir) / "config.yaml"
-        self.parser.save(self.config, path, skip_none=False, overwrite=True)
+        self.parser.save(self.config, path, overwrite=True)
 
 
 class FitCLI(LightningCLI):
