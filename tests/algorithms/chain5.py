@@ -48,7 +48,8 @@ def policy_value(pi: Array) -> Array:
                 reward[s] += pi[s, a] * p * r
                 if n < N_STATES:
                     transition[s, n] += pi[s, a] * p
-    return np.linalg.solve(np.eye(N_STATES) - DISCOUNT * transition, reward)
+    v = np.linalg.solve(np.eye(N_STATES) - DISCOUNT * transition, reward)
+    return np.asarray(v, dtype=np.float64)
 
 
 def fixed_point(backup: Callable[[Array], Array], q: Array | None = None) -> Array:

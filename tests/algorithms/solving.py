@@ -42,7 +42,7 @@ def minimize_exactly(algorithm: OfflineAlgorithm, batch: Batch, net: nn.Module) 
             parameter.grad = gradient
         return loss.item()
 
-    optimizer.step(closure)
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
 
 
 def solve_fixed_point(
