@@ -117,7 +117,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("documents", nargs="*", help="documents to run; all if none is given")
     parser.add_argument("--write", action="store_true", help="write docs/mutants/<document>.md")
+    parser.add_argument("--only", default="", help="run those whose name holds this text")
     options = parser.parse_args()
+    if options.only and options.write:
+        parser.error("--write needs all mutants of a document")
     sys.dont_write_bytecode = True
     torch.set_num_threads(1)
 
@@ -138,7 +141,7 @@ def main() -> int:
                 raise SystemExit(f"{document}: {name or tests} fails without any mutant.")
             rows = []
             print(f"\n## {document}", flush=True)
-            for mutant in mutants[document]:
+            for mutant in [m for m in mutants[document] if options.only in m.name]:
                 test = outcome(copy, mutant)
                 failed |= not test and not mutant.survives
                 failed |= test == "WRONG PACKAGE IMPORTED"

@@ -103,18 +103,20 @@ def test_three_updates_equal_the_reference(n_critics: int) -> None:
 
 
 def test_the_policy_takes_the_candidate_that_the_first_critic_likes_best() -> None:
-    algorithm = bcq()
+    algorithm = bcq(n_candidates=20)
+    algorithm.get_parameter("q.trunk.layers.1.bias").data[0] += 5  # the minimum is the other one
     noise = record_noise(algorithm)
     obs = random_batch(0).obs
     chosen = algorithm.act(obs)
     p = {k: v.detach() for k, v in algorithm.named_parameters()}
     (drawn,) = noise
-    assert drawn.shape == (6, BATCH_SIZE, 2 * ACTION_DIM)
+    assert drawn.shape == (20, BATCH_SIZE, 2 * ACTION_DIM)
     actions = [perturbed(p, "perturbation", obs, decode(p, obs, z.clip(-0.5, 0.5))) for z in drawn]
-    values = [critic(p, "q", obs, action, 0) for action in actions]
+    values = torch.stack([torch.stack(critics(p, "q", obs, action)) for action in actions])
     for i in range(BATCH_SIZE):
-        best = max(range(6), key=lambda k: values[k][i].item())
-        close(chosen[i], actions[best][i])
+        close(chosen[i], actions[int(values[:, 0, i].argmax())][i])
+    # the critics disagree, so that it matters which one is asked
+    assert (values[:, 0].argmax(0) != values.amin(1).argmax(0)).any()
 
 
 def test_one_unperturbed_candidate_is_the_decoded_action() -> None:

@@ -62,6 +62,16 @@ def test_three_updates_equal_the_reference(settings: Settings) -> None:
     assert_update_matches(cql(settings), reference(settings), batches)
 
 
+def test_the_best_draw_is_that_of_the_least_hopeful_critic() -> None:
+    """The maximum over draws is taken of the minimum: critics that oppose each other tell."""
+    settings = Settings(max_target_backup=True, n_actions=8)
+    algorithm = cql(settings)
+    for name, parameter in algorithm.target_q.named_parameters():
+        last = name.startswith("trunk.layers.1.")
+        parameter.data[1] = -parameter.data[0] if last else parameter.data[0]
+    assert_update_matches(algorithm, reference(settings), [random_batch(0)])
+
+
 def sac_reference(p: Params, noise: list[Tensor]) -> Callable[[Batch], dict[str, Tensor]]:
     """Soft actor-critic without entropy in the backup (Haarnoja et al. 2018b, algorithm 1)."""
     c = VARIANTS["plain"]
@@ -201,6 +211,13 @@ def test_the_multiplier_grows_while_the_gap_is_too_wide(target: float, grows: bo
     assert values[0] == pytest.approx(math.e)  # that of before the update
     assert (values[2] > values[1] > values[0]) == grows
     assert (values[2] < values[1] < values[0]) != grows
+
+
+def test_the_multiplier_starts_at_e_and_the_entropy_temperature_at_one() -> None:
+    algorithm = CQL(OBS_DIM, ACTION_DIM, (8,), (8,), lagrange_gap=1.0)
+    assert algorithm.log_multiplier().exp().item() == pytest.approx(math.e)
+    assert algorithm.log_alpha_entropy().exp() == 1
+    assert algorithm.target_entropy == -ACTION_DIM
 
 
 def test_the_multiplier_is_bounded() -> None:
