@@ -119,7 +119,10 @@ class CQL(OfflineAlgorithm):
             self.optimize(self.behavior, q_lr)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Update α_ent, π, Q and the target critic once, all from the same parameters."""
+        """Update α_ent, π, Q and the target critic once, all from the same parameters.
+
+        The behavior policy and the multiplier, where they are learned, are updated on the way.
+        """
         policy: TanhGaussian = self.policy(batch.obs)
         noise = self.randn(*batch.action.shape)
         action, log_prob = policy.rsample_with_log_prob(noise)
