@@ -53,7 +53,7 @@ def load(path: str | Path) -> LoadedPolicy:
     Raises:
         InputError: If the file is missing, damaged or not a checkpoint of lit_offrl.
     """
-    checkpoint = _read(Path(path).expanduser())
+    checkpoint = read_checkpoint(Path(path).expanduser())
     try:
         class_path, seed = checkpoint["algorithm"]["class_path"], checkpoint["algorithm"]["seed"]
         spec = DatasetSpec.from_dict(_data_state(checkpoint)["spec"])
@@ -71,7 +71,12 @@ def load(path: str | Path) -> LoadedPolicy:
     return LoadedPolicy(algorithm.eval(), spec, scaling, info)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint file, of plain types and tensors only.
+
+    Raises:
+        InputError: If the file is missing or damaged.
+    """
     if not path.is_file():
         what = "a folder" if path.is_dir() else "not there"
         raise InputError(f"`{path}` is {what}: give the path of a `.ckpt` file.")

@@ -1,6 +1,7 @@
 """``lit-offrl fit``: train an algorithm on a data set."""
 
 import contextlib
+import csv
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -15,6 +17,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 import lit_offrl.algorithms
 from lit_offrl.algorithms.base import OfflineAlgorithm
+from lit_offrl.checkpoint import read_checkpoint
 from lit_offrl.cli.summary import print_summary
 from lit_offrl.data import OfflineDataModule
 from lit_offrl.errors import InputError
@@ -39,6 +42,13 @@ class RunFolderConfig(SaveConfigCallback):
 
     def __init__(self, parser: LightningArgumentParser, config: Namespace, **kwargs: Any) -> None:
         super().__init__(parser, config, overwrite=True, save_to_log_dir=False, **kwargs)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave the file of a run alone whose checkpoint may yet turn out not to fit."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save once everything was accepted."""
+        super().setup(trainer, pl_module, "fit")
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the file."""
@@ -100,10 +110,18 @@ class FitCLI(LightningCLI):
         self.config.run_dir = str(folder)
         if self.config.ckpt_path == "last":
             self.config.ckpt_path = str(folder / "checkpoints" / "last.ckpt")
-        if self.config.ckpt_path is not None and not Path(self.config.ckpt_path).is_file():
-            raise InputError(f"There is no checkpoint {self.config.ckpt_path} to resume from.")
         self.config.trainer.default_root_dir = str(folder)
         self.config.checkpoint.dirpath = str(folder / "checkpoints")
+
+    def instantiate_classes(self) -> None:
+        """Make all objects; an InputError of theirs comes out bare, not as one of many reasons."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            reason: BaseException | None = error
+            while reason is not None and not isinstance(reason, InputError):
+                reason = reason.__cause__ or reason.__context__
+            raise reason or error from None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add loggers, progress and the handling of signals."""
@@ -123,27 +141,54 @@ class FitCLI(LightningCLI):
 
 def main(args: Sequence[str]) -> Path:
     """Train, print what came out, and return the run's folder."""
-    cli = FitCLI(args)
-    folder = Path(cli.config.run_dir)
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    _make_writable(folder)
     try:
-        cli.trainer.fit(
-            cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True
-        )
-    except BaseException:
-        if missing and not any(folder.glob("checkpoints/*")):
-            shutil.rmtree(folder, ignore_errors=True)
-            with contextlib.suppress(OSError):  # others may have written there
-                for parent in missing[1:]:
-                    parent.rmdir()
-        raise
+        return _train(FitCLI(args))
     finally:
         os.environ.pop(RUN_DIR, None)
+
+
+def _train(cli: FitCLI) -> Path:
+    folder, resumed = Path(cli.config.run_dir), cli.config.ckpt_path
+    update = read_checkpoint(Path(resumed)).get("global_step", 0) if resumed else None
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    before = set() if missing else set(folder.iterdir())
+    _make_writable(folder)
+    try:
+        if update is not None and cli.trainer.is_global_zero:
+            _keep_metrics(cli.trainer, update)
+        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=resumed, weights_only=True)
+    except BaseException:
+        if not any(folder.glob("checkpoints/*")):
+            _clear(folder, before, missing)
+        raise
     if cli.trainer.is_global_zero:
         evaluation: OnlineEvaluation = cli.config_init.evaluation
         print_summary(type(cli.model).__name__, cli.datamodule, evaluation.summary(), folder)
     return folder
+
+
+def _clear(folder: Path, kept: set[Path], missing: list[Path]) -> None:
+    """Remove what a run that came to nothing wrote, and the folders that it made."""
+    for path in set(folder.iterdir()) - kept:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # others may have written there
+        for path in missing:
+            path.rmdir()
+
+
+def _keep_metrics(trainer: Trainer, update: int) -> None:
+    """Go on with the run's metrics.csv after ``update``: Lightning would begin an empty one."""
+    for logger in trainer.loggers:
+        path = Path(logger.log_dir or "") / "metrics.csv"
+        if isinstance(logger, CSVLogger) and path.is_file():
+            with path.open(newline="") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= update]
+            writer: Any = logger.experiment  # removes the file
+            writer.metrics = rows
+            writer.save()
 
 
 def _run_folder(config: Namespace) -> Path:
@@ -175,14 +220,23 @@ def _make_writable(folder: Path) -> None:
 
 
 def _packaged_config(args: Sequence[str], i: int) -> str:
-    """Resolve ``-c iql/mujoco.yaml`` to the config that comes with the package."""
-    if i == 0 or args[i - 1] not in ("-c", "--config") or Path(args[i]).exists():
+    """Resolve ``-c iql/mujoco.yaml`` to the config that comes with the package, and check it."""
+    if i == 0 or args[i - 1] not in ("-c", "--config"):
         return args[i]
     here = Path(__file__).parents[1]
-    for root in (here / "configs", here.parent / "configs"):
-        if (path := root / args[i].removeprefix("configs/")).is_file():
-            return str(path)
-    raise InputError(f"There is no config file {args[i]}.")
+    inside = [here / "configs", here.parent / "configs"]
+    places = [Path(args[i]), *(root / args[i].removeprefix("configs/") for root in inside)]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise InputError(f"There is no config file {args[i]}.")
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).replace('in "<unicode string>", ', "").split())
+        raise InputError(f"Config file {path} is not YAML: {reason}.") from None
+    if not isinstance(config, dict):
+        raise InputError(f"Config file {path} must hold `key: value` lines, as `model: ...`.")
+    return str(path)
 
 
 def _innermost(message: str) -> str:

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ def _download(dataset_id: str) -> None:
     root = _data_path("").parent
     try:
         parse_dataset_id(dataset_id)
+        print(f"Looking for {dataset_id} on Minari's server ...", flush=True)
+        logging.disable(logging.WARNING)  # without a network, its client logs each attempt
         minari.download_dataset(dataset_id)
     except Exception as error:
         # Minari's client, its hub and the network below all have errors of their own; and
@@ -65,16 +68,18 @@ def _download(dataset_id: str) -> None:
             f"Unknown data set `{dataset_id}`: it is not in {root}, not built in, and cannot be "
             f"downloaded ({reason}).{_suggestion(dataset_id, root)}"
         ) from None
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _suggestion(dataset_id: str, root: Path) -> str:
     """Name what the user may have meant."""
-    known = list(builtin.BUILTIN)
+    known = set(builtin.BUILTIN)
     for folder, subfolders, _ in os.walk(root):
         if "data" in subfolders:
-            known.append(Path(folder).relative_to(root).as_posix())
+            known.add(Path(folder).relative_to(root).as_posix())
             subfolders.clear()
-    close = difflib.get_close_matches(dataset_id, known, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(dataset_id, sorted(known), n=3, cutoff=0.5)
     names = ", ".join(f"`{name}`" for name in close or sorted(known)[:8])
     return f" Did you mean {names}?" if close else f" There are {names}."
 

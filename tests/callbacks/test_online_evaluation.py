@@ -219,10 +219,12 @@ def test_two_ranks_share_the_episodes_and_agree_with_one(
 
 
 def test_wrong_settings_are_input_errors() -> None:
-    zeros: list[dict[str, Any]] = [{"episodes": 0}, {"every_n_epochs": 0}, {"num_envs": 0}]
-    for wrong in [*zeros, {"mean_of_last": 0}]:
+    zeros: list[dict[str, Any]] = [{"every_n_epochs": 0}, {"num_envs": 0}, {"mean_of_last": 0}]
+    for wrong in zeros:
         with pytest.raises(InputError, match="at least 1"):
             OnlineEvaluation(**wrong)
+    with pytest.raises(InputError, match="negative"):
+        OnlineEvaluation(episodes=-1)
     with pytest.raises(InputError, match="OfflineDataModule"):
         OnlineEvaluation().setup(Trainer(accelerator="cpu", logger=False), BC(3, 1), "fit")
 
