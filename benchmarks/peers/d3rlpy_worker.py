@@ -1,0 +1,138 @@
+"""Trains d3rlpy 2.8.1 for the benchmarks; runs in an environment of its own.
+
+d3rlpy pins gymnasium 1.0.0. A virtual environment for it takes
+``pip install torch==2.13.0 d3rlpy==2.8.1 'gymnasium[mujoco]==1.0.0'``.
+
+A request is one line of JSON on the standard input, a reply one on the standard output.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from typing import Any
+
+import d3rlpy  # type: ignore[import-not-found]
+import numpy as np
+import torch
+from d3rlpy.logging import FileAdapterFactory  # type: ignore[import-not-found]
+from d3rlpy.optimizers import (  # type: ignore[import-not-found]
+    AdamFactory,
+    CosineAnnealingLRFactory,
+)
+from numpy.typing import NDArray
+
+from benchmarks.peers.rollout import episode_returns
+from benchmarks.peers.settings import ALGORITHMS, BATCH_SIZE
+
+Request = dict[str, Any]
+
+
+def load(path: str) -> Any:
+    """Build d3rlpy's data set from exported transitions.
+
+    It drops the last row of an episode that does not terminate, since it knows no observation
+    after it. The export adds one row there that holds this observation, so that d3rlpy trains on
+    exactly the transitions that lit_offrl does.
+    """
+    with np.load(path) as data:
+        return d3rlpy.dataset.MDPDataset(
+            data["obs"], data["action"], data["reward"], data["terminal"], data["timeout"]
+        )
+
+
+def create(name: str, updates: int) -> Any:
+    """Create an algorithm with the shared settings; ``updates`` is the length of its schedule."""
+    settings = ALGORITHMS[name]
+    config = dict(settings.peer_config, batch_size=BATCH_SIZE)
+    if settings.peer_cosine:
+        schedule = CosineAnnealingLRFactory(T_max=updates)
+        config["actor_optim_factory"] = AdamFactory(lr_scheduler_factory=schedule)
+    return getattr(d3rlpy.algos, f"{settings.peer}Config")(**config).create(device=False)
+
+
+def learn(request: Request) -> Request:
+    """Train one cell of the learning benchmark and return its curve."""
+    d3rlpy.seed(request["seed"])
+    torch.manual_seed(request["seed"])
+    dataset = load(request["data"])
+    with np.load(request["data"]) as data:
+        mean, std = data["obs_mean"], data["obs_std"]
+        low, high = data["action_low"], data["action_high"]
+    algo = create(request["algorithm"], request["updates"])
+    algo.build_with_dataset(dataset)
+
+    def act(obs: NDArray[np.float32]) -> NDArray[Any]:
+        action: NDArray[Any] = algo.predict((obs - mean) / std)
+        raw: NDArray[Any] = np.clip(low + (action + 1) / 2 * (high - low), low, high)
+        return raw.astype(np.float32)
+
+    curve, train_cpu_s, first = [], 0.0, 0
+    for point in request["points"]:
+        start = time.process_time()
+        for _ in range(first, point):
+            algo.update(dataset.sample_transition_batch(BATCH_SIZE))
+        train_cpu_s += time.process_time() - start
+        with torch.random.fork_rng():
+            torch.manual_seed(point)
+            returns = episode_returns(
+                request["env_id"], request["env_kwargs"], act, request["episodes"]
+            )
+        curve.append({"update": point, "returns": returns})
+        first = point
+    return {"curve": curve, "train_cpu_s": train_cpu_s, "transitions": dataset.transition_count}
+
+
+class Racer:
+    """Keeps one algorithm of each kind ready, and times bursts of updates."""
+
+    def __init__(self) -> None:
+        self._ready: dict[tuple[str, str], tuple[Any, Any]] = {}
+
+    def run(self, request: Request) -> Request:
+        """Return the CPU seconds of one update, through ``fit`` or as bare as can be."""
+        key = (request["algorithm"], request["data"])
+        if key not in self._ready:
+            dataset = load(request["data"])
+            algo = create(request["algorithm"], 1_000_000)
+            algo.build_with_dataset(dataset)
+            self._ready[key] = algo, dataset
+        algo, dataset = self._ready[key]
+        timed = self._fit if request["through"] == "fit" else self._bare
+        return {"seconds": timed(algo, dataset, request["updates"])}
+
+    def _bare(self, algo: Any, dataset: Any, updates: int) -> float:
+        start = time.process_time()
+        for _ in range(updates):
+            algo.update(dataset.sample_transition_batch(BATCH_SIZE))
+        return (time.process_time() - start) / updates
+
+    def _fit(self, algo: Any, dataset: Any, updates: int) -> float:
+        times: list[float] = []
+        with tempfile.TemporaryDirectory() as folder:
+            algo.fit(
+                dataset,
+                n_steps=updates,
+                n_steps_per_epoch=updates,
+                show_progress=False,
+                logger_adapter=FileAdapterFactory(root_dir=folder),
+                callback=lambda *_: times.append(time.process_time()),
+            )
+        return (times[-1] - times[0]) / (updates - 1)
+
+
+def main() -> None:
+    """Answer requests until the input ends; what d3rlpy prints goes to the standard error."""
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    torch.set_num_threads(1)
+    racer = Racer()
+    for line in sys.stdin:
+        request = json.loads(line)
+        reply = learn(request) if request["task"] == "learn" else racer.run(request)
+        print(json.dumps(reply), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    main()
