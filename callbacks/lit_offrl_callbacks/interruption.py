@@ -6,18 +6,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 
 from lit_offrl.errors import RunInterrupted
 
 Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
-class Interruption(Callback):
+class Interruption(Checkpoint):
     """On SIGINT or SIGTERM, finish the updates in flight, save ``last.ckpt`` and stop.
 
     Stopping between updates is what lets the run resume bit for bit. A second signal stops at
-    once, without a checkpoint.
+    once, without a checkpoint. Lightning calls a Checkpoint after all other callbacks: place this
+    one last, so that it saves what they learned in the epoch.
 
     Args:
         dirpath: Folder for the checkpoint.
@@ -44,6 +46,17 @@ class Interruption(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Save and stop if a signal came."""
+        # an epoch whose updates are done ends first: Lightning resumes it without validation
+        if not trainer.is_last_batch:
+            self._stop_if_told(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save and stop if a signal came while the epoch ended, unless the run is done anyway."""
+        if not 0 <= trainer.max_steps <= trainer.global_step:
+            self._stop_if_told(trainer)
+
+    def _stop_if_told(self, trainer: Trainer) -> None:
         """Save and stop if a signal came, on any rank."""
         if trainer.strategy.reduce_boolean_decision(self._received > 0, all=False):
             path = self.dirpath / "last.ckpt"

@@ -157,9 +157,11 @@ def _train(cli: FitCLI) -> Path:
         if update is not None and cli.trainer.is_global_zero:
             _keep_metrics(cli.trainer, update)
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=resumed, weights_only=True)
-    except BaseException:
+    except BaseException as error:
         if not any(folder.glob("checkpoints/*")):
             _clear(folder, before, missing)
+        if isinstance(error, SystemExit):  # what Lightning makes of it
+            raise KeyboardInterrupt from None
         raise
     if cli.trainer.is_global_zero:
         evaluation: OnlineEvaluation = cli.config_init.evaluation

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 from gymnasium.spaces import Discrete
 
 from lit_offrl.data.builtin import pendulum
-from tests.cli.running import Outcome, run
+from tests.cli.running import Fit, Outcome, run, tiny
 from tests.data.makers import ACTION, episode, make_minari
 
 
@@ -39,10 +39,13 @@ def clean_place(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture
-def fit(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+def fit(capsys: pytest.CaptureFixture[str]) -> Fit:
     """Run ``lit-offrl fit`` in this process: tiny, unless options say otherwise."""
 
-    def fit(*arguments: str, model: str = "IQL", **options: Any) -> Outcome:
-        return run(capsys, "fit", model, arguments, options)
+    def fit(
+        *arguments: str, model: str = "IQL", only_arguments: bool = False, **options: Any
+    ) -> Outcome:
+        own = [] if only_arguments else tiny(model, options)
+        return run(capsys, ["fit", *own, *arguments])
 
     return fit

@@ -1,7 +1,7 @@
 """The command line as a function."""
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,10 @@ class Outcome:
         return line
 
 
+Fit = Callable[..., Outcome]
+"""``fit(*arguments, model="IQL", only_arguments=False, **options)``, see :func:`tiny`."""
+
+
 def tiny(model: str, options: Mapping[str, Any]) -> list[str]:
     """Arguments of a run of seconds; ``a__b=c`` stands for ``--a.b c``, None for the default."""
     given = {key.replace("__", "."): value for key, value in options.items()}
@@ -49,16 +53,13 @@ def tiny(model: str, options: Mapping[str, Any]) -> list[str]:
 
 def run(
     capsys: pytest.CaptureFixture[str],
-    verb: str,
-    model: str,
-    arguments: Iterable[str],
-    options: Mapping[str, Any],
+    arguments: Sequence[str],
 ) -> Outcome:
-    """Run a verb and catch what it prints and exits with."""
+    """Run a command and catch what it prints and exits with."""
     capsys.readouterr()
     code = 0
     try:
-        main([verb, *tiny(model, options), *arguments])
+        main(arguments)
     except SystemExit as end:
         assert isinstance(end.code, int)
         code = end.code

@@ -4,7 +4,6 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,8 @@ import torch
 
 from lit_offrl import load
 from lit_offrl.cli import main
-from tests.cli.running import Outcome, read, tiny
+from tests.cli.running import Fit, Outcome, read, tiny
 from tests.data.makers import data_file, episode, make_minari
-
-Fit = Callable[..., Outcome]
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +50,7 @@ def test_an_unknown_data_set_is_answered_with_close_names_each_once(
     assert "Couldn't find any version of" in fit(data__dataset_id="no/such/set-v0").complaint
 
 
+@pytest.mark.slow
 def test_without_a_network_there_is_still_only_one_line(own_minari: Path) -> None:
     environment = {
         **os.environ,
@@ -234,12 +232,17 @@ def test_a_run_folder_below_a_file_is_refused(fit: Fit) -> None:
     assert Path("file").is_file()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only to root")
-def test_a_read_only_run_folder_is_refused(fit: Fit, tmp_path: Path) -> None:
-    folder = tmp_path / "locked"
-    folder.mkdir(mode=0o500)
-    assert "Cannot write to the run folder" in fit(run_dir=folder).complaint
-    assert "Cannot write to the run folder" in fit(run_dir=folder / "run").complaint
+def test_a_read_only_run_folder_is_refused(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("locked").mkdir(mode=0o500)
+    if os.geteuid() == 0:  # nothing is read-only to root
+
+        def touch(path: Path) -> None:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+        monkeypatch.setattr(Path, "touch", touch)
+    complaint = fit(run_dir="locked").complaint
+    assert "Cannot write to the run folder locked (Permission denied)" in complaint
+    assert list(Path("locked").iterdir()) == []
 
 
 def test_a_folder_that_was_there_before_stays(fit: Fit) -> None:
