@@ -1,6 +1,7 @@
 """Leave a checkpoint behind when the run is told to stop."""
 
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -33,6 +34,8 @@ class Interruption(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over the signals, after Lightning did."""
         self._received = 0
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python gives signals to the main thread alone
         self._previous = {
             signum: signal.signal(signum, self._remember)
             for signum in (signal.SIGINT, signal.SIGTERM)
@@ -63,8 +66,8 @@ class Interruption(Checkpoint):
             trainer.save_checkpoint(path)
             raise RunInterrupted(self._received or signal.SIGTERM, trainer.global_step, path)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the signals back."""
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the signals back, before Lightning does."""
         self._release()
 
     def on_exception(

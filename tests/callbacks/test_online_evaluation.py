@@ -1,70 +1,23 @@
 import ast
-import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 import torch
-from lightning import Callback, Trainer
+from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from lit_offrl.algorithms.bc import BC
 from lit_offrl.checkpoint import load
-from lit_offrl.data import OfflineDataModule
-from lit_offrl.data.builtin import pendulum
 from lit_offrl.errors import InputError
 from lit_offrl.evaluation import evaluate
 from lit_offrl_callbacks.online_evaluation import OnlineEvaluation
-
-
-@pytest.fixture(scope="module", autouse=True)
-def minari_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("minari")
-        patch.setenv("MINARI_DATASETS_PATH", str(folder))
-        patch.setenv("LIT_OFFRL_CACHE", str(folder / "cache"))
-        pendulum.make(scale=0.02)
-        yield
-
-
-def data_module(held_out: float = 0.25, **changed: Any) -> OfflineDataModule:
-    data = OfflineDataModule(
-        pendulum.DATASET_ID,
-        batch_size=16,
-        updates_per_step=4,
-        updates_per_epoch=10,
-        held_out=held_out,
-    )
-    transitions, spec = data._loaded
-    env_spec = {**json.loads(spec.env_spec or ""), "max_episode_steps": 30}
-    changed = {"env_spec": json.dumps(env_spec), **changed}
-    data.__dict__["_loaded"] = transitions, replace(spec, **changed)
-    return data
-
-
-def fit(
-    data: OfflineDataModule, *callbacks: Callback, steps: int = 25, path: Any = None, **options: Any
-) -> Trainer:
-    torch.manual_seed(0)
-    model = BC(data.obs_dim, data.action_dim, hidden=(8,))
-    trainer = Trainer(
-        accelerator="cpu",
-        max_steps=steps,
-        callbacks=list(callbacks),
-        logger=options.pop("logger", False),
-        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
-    trainer.fit(model, data, ckpt_path=path, weights_only=True)
-    return trainer
+from tests.callbacks.training import data_module, fit
 
 
 @pytest.mark.parametrize("held_out", [0.25, 0.0])
@@ -162,6 +115,19 @@ def test_an_environment_that_cannot_be_made_fails_before_training() -> None:
         fit(data_module(env_spec='{"id": "Nothing-v0"}'), OnlineEvaluation())
     with pytest.raises(InputError, match="does not match"):
         fit(data_module(), OnlineEvaluation(env_id="CartPole-v1"))
+
+
+def test_without_episodes_no_environment_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(*args: Any, **options: Any) -> None:
+        raise AssertionError("an environment was made")
+
+    monkeypatch.setattr(gym, "make", make)
+    monkeypatch.setattr(gym, "make_vec", make)
+    evaluation = OnlineEvaluation(episodes=0)
+    trainer = fit(data_module(), evaluation)
+    assert evaluation.history == []
+    assert not evaluation.evaluates_online
+    assert not any(key.startswith("eval/") for key in trainer.callback_metrics)
 
 
 def test_a_set_without_environment_is_trained_without_evaluation(
