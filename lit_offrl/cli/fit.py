@@ -51,9 +51,12 @@ class RunFolderConfig(SaveConfigCallback):
         super().setup(trainer, pl_module, "fit")
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write the file."""
+        """Write the file, without this run's own folder: repeated, the run gets another."""
         path = Path(self.config.run_dir) / "config.yaml"
-        self.parser.save(self.config, path, overwrite=True)
+        config = self.config.clone()
+        config.run_dir = config.ckpt_path = config.checkpoint.dirpath = None
+        config.trainer.default_root_dir = None
+        self.parser.save(config, path, overwrite=True)
 
 
 class FitCLI(LightningCLI):

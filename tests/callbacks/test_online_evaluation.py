@@ -193,13 +193,3 @@ def test_wrong_settings_are_input_errors() -> None:
         OnlineEvaluation(episodes=-1)
     with pytest.raises(InputError, match="OfflineDataModule"):
         OnlineEvaluation().setup(Trainer(accelerator="cpu", logger=False), BC(3, 1), "fit")
-
-
-def test_the_callback_of_the_readme_runs() -> None:
-    text = (Path(__file__).parents[2] / "callbacks" / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    namespace: dict[str, Any] = {}
-    exec(code, namespace)
-
-    trainer = fit(data_module(), namespace["ActionSaturation"]())
-    assert 0 <= trainer.callback_metrics["policy/saturation"] <= 1

@@ -1,0 +1,176 @@
+"""Every command and every piece of code that the READMEs show does what they say."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from lightning import Callback
+from packaging.requirements import Requirement
+
+from examples import demo
+from lit_offrl.cli import main
+from lit_offrl.data.builtin import BUILTIN, pendulum
+from tests.callbacks.training import data_module, fit
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CALLBACKS = (ROOT / "callbacks" / "README.md").read_text(encoding="utf-8")
+TINY = [
+    "--trainer.max_steps=8",
+    "--trainer.accelerator=cpu",
+    "--model.hidden=[8, 8]",
+    "--data.batch_size=8",
+    "--data.updates_per_epoch=8",
+    "--evaluation.episodes=1",
+]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """Code of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def commands(text: str) -> list[list[str]]:
+    """Words of each command of the bash blocks, and of the sentences between."""
+    shown = "".join(blocks(text, "bash")).replace("\\\n", " ").splitlines()
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    inline = re.findall(r"`((?:lit-offrl|make|pip) [^`]+)`", " ".join(prose.split()))
+    found = (shlex.split(line, comments=True) for line in [*shown, *inline])
+    return [words for words in found if words and words != ["lit-offrl", "fit"]]
+
+
+@pytest.fixture(autouse=True)
+def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty working folder, and a built-in set of a few episodes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    monkeypatch.setenv("LIT_OFFRL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(BUILTIN, pendulum.DATASET_ID, lambda: pendulum.make(scale=0.02))
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):  # which seed_everything sets
+        monkeypatch.setenv(name, "0")
+        monkeypatch.delenv(name)
+
+
+def run_shell_command(words: list[str]) -> None:
+    """Do what a command does, smaller; fail at one that this test does not know."""
+    match words:
+        case ["lit-offrl", "fit", *options] if options[-1] == "--help" or "help" in options[0]:
+            with pytest.raises(SystemExit) as end:
+                main(words[1:])
+            assert end.value.code == 0
+        case ["lit-offrl", "fit", "-c", "config.yaml"]:
+            config = min(Path("runs").glob("*/*/*/config.yaml"))
+            main(["fit", "-c", str(config)])
+            again = config.parent.with_name(f"{config.parent.name}-2")
+            assert (again / "checkpoints" / "last.ckpt").is_file()
+        case ["lit-offrl", "fit", *options]:
+            main(["fit", *options, *TINY])
+        case ["make", target, *variables]:
+            command = ["make", "--dry-run", "-C", str(ROOT), target, *variables]
+            subprocess.run(command, check=True, capture_output=True)
+        case ["pip", "install", place]:
+            check_extras(place)
+        case _:
+            pytest.fail(f"README shows `{shlex.join(words)}`, which no test runs")
+
+
+def check_extras(place: str) -> None:
+    """Check that ``.[extra]`` asks for extras that there are."""
+    assert place.startswith(".")
+    text = (ROOT / "pyproject.toml").read_text()
+    extras = text.partition("[project.optional-dependencies]\n")[2].partition("\n[")[0]
+    names = set(re.findall(r"^(\w+) =", extras, re.MULTILINE))
+    assert Requirement(f"lit_offrl{place[1:]}").extras <= names
+
+
+def test_the_readme_can_be_followed_from_top_to_bottom() -> None:
+    shown = commands(README)
+    for prefix in (["make", "demo"], ["make", "test"], ["lit-offrl", "fit"], ["pip", "install"]):
+        assert any(words[: len(prefix)] == prefix for words in shown)
+    runs = [words for words in shown if words[:2] == ["lit-offrl", "fit"]]
+    for words in sorted(runs, key=lambda words: "config.yaml" in words):  # needs a run before
+        run_shell_command(words)
+        if words[2] == "-c" and words[3] != "config.yaml":
+            check_files_of_a_run()
+    for words in shown:
+        if words not in runs:
+            run_shell_command(words)
+
+    use, train = blocks(README, "python")
+    namespace: dict[str, Any] = {}
+    exec(use, namespace)
+    assert namespace["action"].shape == (1,)
+    assert namespace["action"].dtype == np.float32
+    fewer, count = re.subn(r"max_steps=\d+", "max_steps=16", train)
+    assert count == 1
+    exec(fewer, namespace)
+    assert namespace["model"].trainer.global_step == 16
+    assert namespace["model"].expectile == 0.9
+
+
+def check_files_of_a_run() -> None:
+    """Check that the files of the README's table are in the folder that it names."""
+    (folder,) = Path("runs").glob("*/*/*")
+    assert folder == Path("runs/pendulum-mixed/iql/seed-0")
+    table = README.partition("| file |")[2].partition("\n\n")[0]
+    names = [name for row in table.splitlines() for name in re.findall(r"`([^` ]+)`", row[:60])]
+    assert len(names) == 5
+    for name in names:
+        assert (folder / name).exists() or (folder / "checkpoints" / name).exists(), name
+
+
+def test_the_callback_of_the_callbacks_readme_runs() -> None:
+    (code,) = blocks(CALLBACKS, "python")
+    namespace: dict[str, Any] = {}
+    exec(code, namespace)
+    callback: Callback = namespace["ActionSaturation"]()
+    trainer = fit(data_module(), callback)
+    assert 0 <= trainer.callback_metrics["policy/saturation"] <= 1
+    assert commands(CALLBACKS) == []
+
+
+def test_the_config_of_the_callbacks_readme_is_accepted() -> None:
+    (text,) = blocks(CALLBACKS, "yaml")
+    Path("callbacks.yaml").write_text(text)
+    options = ["--model", "BC", "--data.dataset_id", "pendulum/mixed", "--run_dir", "run"]
+    main(["fit", *options, "-c", "callbacks.yaml", *TINY])
+    saved = yaml.safe_load(Path("run/config.yaml").read_text())
+    (callback,) = saved["trainer"]["callbacks"]
+    assert callback["class_path"].endswith("EarlyStopping")
+    assert yaml.safe_load(text)["evaluation"].keys() <= saved["evaluation"].keys()
+
+
+def test_an_unknown_command_in_a_readme_is_noticed() -> None:
+    unknown = commands("Type `make coffee`.\n\n```bash\nlit-offrl \\\n  fry x  # now\n```\n")
+    assert unknown == [["lit-offrl", "fry", "x"], ["make", "coffee"]]
+    with pytest.raises(subprocess.CalledProcessError):
+        run_shell_command(unknown[1])
+    with pytest.raises(pytest.fail.Exception):
+        run_shell_command(unknown[0])
+
+
+def test_the_demo_ends_in_a_table_and_says_where_everything_lies(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(demo, "EPISODES", 2)
+    tiny = {name: [*words, *TINY] for name, words in demo.SETTINGS.items()}
+    monkeypatch.setattr(demo, "SETTINGS", tiny)
+    demo.demo()
+    out = capsys.readouterr().out
+    table = out[out.index("pendulum/mixed") :]
+    for row in (r"data \(\d+ episodes\)", r"BC, last checkpoint", r"IQL, last checkpoint"):
+        assert re.search(rf"{row}.*-?\d+ ± \d+", table), row
+    assert re.search(r"The highest mean return is that of (data|BC|IQL)\.", table)
+    for name in ("BC", "IQL"):
+        path = re.search(rf"{name} checkpoint: (\S+)", table)
+        assert path is not None and Path(path[1]).is_file()
+    plot = re.search(r"plot: (\S+)", table)
+    assert plot is not None and Path(plot[1]).read_bytes().startswith(b"\x89PNG")
+    log = re.search(r"TensorBoard: tensorboard --logdir (\S+)\n", table)
+    assert log is not None and list(Path(log[1]).glob("*/tensorboard/events*"))
