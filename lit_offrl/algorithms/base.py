@@ -84,7 +84,8 @@ class OfflineAlgorithm(LightningModule):
             # Half of optimizer.step() is bookkeeping; the state stays an ordinary Adam's.
             adam(
                 parameters,
-                list(gradients),
+                # fused Adam steps wrong, silently, where the strides are not the parameter's
+                [gradient.contiguous() for gradient in gradients],
                 [state["exp_avg"] for state in states],
                 [state["exp_avg_sq"] for state in states],
                 [],
