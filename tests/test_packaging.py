@@ -90,17 +90,23 @@ def test_ci_runs_make_test() -> None:
     assert "make test" in script.read_text().splitlines()
 
 
-@pytest.mark.slow
-def test_the_wheel_carries_both_packages_and_the_configs(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
     subprocess.run(
         # the build backend is there already: nothing has to be fetched
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path)],
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)],
         cwd=ROOT,
         check=True,
         capture_output=True,
     )
-    with zipfile.ZipFile(next(tmp_path.glob("lit_offrl-*.whl"))) as wheel:
-        names = set(wheel.namelist())
+    return next(folder.glob("lit_offrl-*.whl"))
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_both_packages_and_the_configs(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
     configs = {path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml")}
     modules = {path.relative_to(ROOT) for path in (ROOT / "lit_offrl").rglob("*.py")}
     callbacks = ROOT / "callbacks"
@@ -113,3 +119,41 @@ def test_the_wheel_carries_both_packages_and_the_configs(tmp_path: Path) -> None
         "lit_offrl",
         "lit_offrl_callbacks",
     }
+
+
+RUN_A_CONFIG = """
+import lit_offrl, lit_offrl_callbacks
+from lit_offrl.cli import main
+from lit_offrl.data.builtin import BUILTIN, pendulum
+
+BUILTIN[pendulum.DATASET_ID] = lambda: pendulum.make(scale=0.02)
+main(["fit", "-c", "smoke.yaml", "--trainer.max_steps=4", "--run_dir=run"])
+print("FILES", lit_offrl.__file__, lit_offrl_callbacks.__file__)
+"""
+
+
+@pytest.mark.slow
+def test_the_installed_wheel_runs_a_config_from_another_folder(wheel: Path, tmp_path: Path) -> None:
+    site, place = tmp_path / "site", tmp_path / "elsewhere"
+    place.mkdir()
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target"]
+    subprocess.run([*install, str(site), str(wheel)], check=True, capture_output=True)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(site),
+        "MINARI_DATASETS_PATH": str(tmp_path / "minari"),
+        "LIT_OFFRL_CACHE": str(tmp_path / "cache"),
+    }
+    run = subprocess.run(
+        [sys.executable, "-c", RUN_A_CONFIG],
+        cwd=place,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    files = run.stdout.rpartition("FILES ")[2].split()
+    assert len(files) == 2
+    assert all(Path(file).is_relative_to(site) for file in files)
+    assert (place / "run" / "checkpoints" / "last.ckpt").is_file()
