@@ -48,10 +48,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, minari.MinariDat
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("sets")))
         return {
-            "gridworld": gridworld.make(),
             "cartpole": cartpole.make(0.2),
             "pendulum": pendulum.make(0.2),
         }
+
+
+@pytest.fixture(scope="module")
+def whole_gridworld(tmp_path_factory: pytest.TempPathFactory) -> minari.MinariDataset:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("sets")))
+        return gridworld.make()
 
 
 def episodes_by_behavior(dataset: minari.MinariDataset) -> dict[str, list[Any]]:
@@ -193,20 +199,22 @@ def test_cartpole_propensities_are_frequencies(made: dict[str, minari.MinariData
         assert abs(agrees.mean() - likely) < 4 * error
 
 
-def test_gridworld_returns_are_the_exact_ones(made: dict[str, minari.MinariDataset]) -> None:
+@pytest.mark.slow
+def test_gridworld_returns_are_the_exact_ones(whole_gridworld: minari.MinariDataset) -> None:
     mdp = gridworld.gridworld()
     policies = gridworld.behavior_policies(mdp)
-    for name, episodes in episodes_by_behavior(made["gridworld"]).items():
+    for name, episodes in episodes_by_behavior(whole_gridworld).items():
         returns = np.array([e.rewards.sum() for e in episodes])
         error = returns.std() / np.sqrt(len(returns))
         assert abs(returns.mean() - mdp.expected_return(policies[name])) < 4 * error
 
 
+@pytest.mark.slow
 def test_gridworld_propensities_are_the_policy_s_log_probabilities(
-    made: dict[str, minari.MinariDataset],
+    whole_gridworld: minari.MinariDataset,
 ) -> None:
     policies = gridworld.behavior_policies(gridworld.gridworld())
-    for name, episodes in episodes_by_behavior(made["gridworld"]).items():
+    for name, episodes in episodes_by_behavior(whole_gridworld).items():
         for episode in episodes:
             expected = np.log(policies[name][episode.observations[:-1], episode.actions])
             log_prob = episode.infos["behavior_log_prob"]
@@ -214,10 +222,11 @@ def test_gridworld_propensities_are_the_policy_s_log_probabilities(
             np.testing.assert_allclose(log_prob[:-1], expected, atol=1e-12)
 
 
-def test_gridworld_covers_every_state_and_action(made: dict[str, minari.MinariDataset]) -> None:
+@pytest.mark.slow
+def test_gridworld_covers_every_state_and_action(whole_gridworld: minari.MinariDataset) -> None:
     mdp = gridworld.gridworld()
     seen = np.zeros((mdp.n_states, mdp.n_actions), dtype=bool)
-    for episode in made["gridworld"].iterate_episodes():
+    for episode in whole_gridworld.iterate_episodes():
         seen[episode.observations[:-1], episode.actions] = True
     np.testing.assert_array_equal(seen.all(axis=1), ~mdp.terminal)
 
