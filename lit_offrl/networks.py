@@ -12,6 +12,10 @@ CPU_ROWS = 2048
 """Rows whose activations stay in a CPU's cache."""
 
 
+Layer = tuple[Tensor, Tensor]
+"""Weight (n_in, n_out) and bias (1, n_out) of one member."""
+
+
 class EnsembleLinear(nn.Module):
     """Apply ``n`` linear layers at once.
 
@@ -39,9 +43,10 @@ class EnsembleLinear(nn.Module):
             return torch.bmm(x, self.weight)
         return torch.baddbmm(self.bias, x, self.weight)
 
-
-Layer = tuple[Tensor, Tensor]
-"""Weight (n_in, n_out) and bias (1, n_out) of one member."""
+    def members(self) -> list[Layer]:
+        """Weight and bias of each member."""
+        assert self.bias is not None
+        return list(zip(self.weight.unbind(), self.bias.unbind(), strict=True))
 
 
 def member_mlp(x: Tensor, layers: Sequence[Layer]) -> Tensor:
@@ -50,12 +55,12 @@ def member_mlp(x: Tensor, layers: Sequence[Layer]) -> Tensor:
         x = torch.addmm(bias, x, weight).relu_()
     weight, bias = layers[-1]
     if weight.shape[-1] == 1:  # a product with one column costs ten times a dot product
-        return torch.mv(x, weight.squeeze(-1)).unsqueeze(-1) + bias
+        return torch.matmul(x, weight.squeeze(-1)).unsqueeze(-1) + bias  # autocast knows no mv
     return torch.addmm(bias, x, weight)
 
 
 class EnsembleMLP(nn.Module):
-    """``n`` ReLU networks from (B, n_in), or from (n, B, n_in), to (n, B, n_out).
+    """``n`` ReLU networks from (B, n_in) to (n, B, n_out).
 
     On a CPU the members run one after the other: its batched matrix products are slower, their
     gradients by half. A GPU runs all members in one product.
@@ -68,21 +73,21 @@ class EnsembleMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply all members."""
-        if not x.is_cuda:
-            members = self.members()
-            return torch.stack(
-                [member_mlp(x if x.ndim == 2 else x[j], m) for j, m in enumerate(members)]
-            )
-        *hidden, last = self.layers
-        for layer in hidden:
+        if x.is_cuda:
+            return self.batched(x)
+        return torch.stack([member_mlp(x, member) for member in self.members()])
+
+    def batched(self, x: Tensor) -> Tensor:
+        """Apply all members in one product per layer; rows may be each member's, (n, B, n_in)."""
+        for layer in self.layers[:-1]:
             x = F.relu(layer(x))
+        last: nn.Module = self.layers[-1]
         return last(x)  # type: ignore[no-any-return]
 
     def members(self) -> list[tuple[Layer, ...]]:
         """Layers of each member."""
-        parameters = [(layer.weight, layer.bias) for layer in self.layers]
-        layers = [zip(weight.unbind(), bias.unbind(), strict=True) for weight, bias in parameters]
-        return list(zip(*layers, strict=True))
+        layers: list[EnsembleLinear] = list(self.layers)  # type: ignore[arg-type]
+        return list(zip(*(layer.members() for layer in layers), strict=True))
 
 
 class MLP(nn.Sequential):
@@ -137,28 +142,27 @@ class QNetwork(nn.Module):
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
         """Map obs (B, O) and actions (..., B, A) to values (n, ..., B)."""
         rows = action.reshape(-1, len(obs), action.shape[-1])  # (N, B, A)
-        q = self._batched(obs, rows) if obs.is_cuda else self._one_by_one(obs, rows)
+        q = self.batched(obs, rows) if obs.is_cuda else self._one_by_one(obs, rows)
         return q.reshape(len(q), *action.shape[:-1])
 
-    def _batched(self, obs: Tensor, action: Tensor) -> Tensor:
+    def batched(self, obs: Tensor, action: Tensor) -> Tensor:
         """Values of all members at once, (n, N * B)."""
         from_obs = self.obs_layer(obs).unsqueeze(1)  # (n, 1, B, H)
         from_action = self.action_layer(action.flatten(0, 1)).unflatten(1, action.shape[:2])
         h = F.relu(from_obs + from_action).flatten(1, 2)  # (n, N * B, H)
-        return self.trunk(h).squeeze(-1)  # type: ignore[no-any-return]
+        return self.trunk.batched(h).squeeze(-1)
 
     def _one_by_one(self, obs: Tensor, action: Tensor) -> Tensor:
         """The same, one member and :data:`CPU_ROWS` rows at a time, (n, N * B)."""
         chunks = torch.split(action, max(1, CPU_ROWS // len(obs)))
         values = []
         members = zip(
-            self.obs_layer.weight.unbind(),
-            self.obs_layer.bias.unbind(),  # type: ignore[union-attr]
+            self.obs_layer.members(),
             self.action_layer.weight.unbind(),
             self.trunk.members(),
             strict=True,
         )
-        for obs_weight, bias, action_weight, layers in members:
+        for (obs_weight, bias), action_weight, layers in members:
             from_obs = torch.addmm(bias, obs, obs_weight)  # (B, H)
             for chunk in chunks:
                 h = _add_product(from_obs, chunk, action_weight).relu_()  # (N * B, H)

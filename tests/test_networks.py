@@ -49,11 +49,13 @@ def test_an_ensemble_network_is_one_network_per_member() -> None:
         torch.testing.assert_close(net(x)[j], ensemble_mlp(p, "net", x, j))
 
 
+@pytest.mark.parametrize("cpu_rows", [1, 2 * B, 2048])
 @pytest.mark.parametrize("hidden", [(8,), HIDDEN])
 @pytest.mark.parametrize("lead", [(), (1,), (6,), (B,), (2, 3)])
 def test_critics_value_any_number_of_actions_per_observation(
-    hidden: tuple[int, ...], lead: tuple[int, ...]
+    hidden: tuple[int, ...], lead: tuple[int, ...], cpu_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("lit_offrl.networks.CPU_ROWS", cpu_rows)
     net = QNetwork(OBS, A, hidden, N).double()
     p = {f"q.{k}": v for k, v in snapshot(net).items()}
     obs, action = some(B, OBS), some(*lead, B, A)
@@ -63,6 +65,13 @@ def test_critics_value_any_number_of_actions_per_observation(
         flat = action.reshape(-1, B, A)
         expected = torch.stack([critic(p, "q", obs, a, j) for a in flat])
         torch.testing.assert_close(q[j], expected.reshape(*lead, B))
+
+
+def test_a_gpus_batched_networks_agree_with_a_cpus_member_by_member() -> None:
+    net, obs, action = QNetwork(OBS, A, HIDDEN, N).double(), some(B, OBS), some(6, B, A)
+    torch.testing.assert_close(net.batched(obs, action).view(N, 6, B), net(obs, action))
+    heads = EnsembleMLP(N, OBS, HIDDEN, 3).double()
+    torch.testing.assert_close(heads.batched(obs), heads(obs))
 
 
 def test_ensemble_members_start_different_within_the_range_of_linear_layers() -> None:

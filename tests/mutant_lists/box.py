@@ -531,16 +531,33 @@ _add(
     "networks.py",
     _NETWORKS,
     (
-        "critics of n observations mixed up",
-        "from_obs = self.obs_layer(obs)  # (n, B, H)",
-        "from_obs = self.obs_layer(obs).flip(0)",
+        "critics of n observations mixed up, batched",
+        "from_obs = self.obs_layer(obs).unsqueeze(1)",
+        "from_obs = self.obs_layer(obs).flip(0).unsqueeze(1)",
     ),
+    (
+        "critics of n observations mixed up",
+        "            self.obs_layer.members(),",
+        "            self.obs_layer.members()[::-1],",
+    ),
+    ("observation part ignored", "torch.addmm(x, rows[0], weight)", "torch.mm(rows[0], weight)"),
+    (
+        "observation part ignored for many actions",
+        "(product.view(len(rows), *x.shape) + x)",
+        "(product.view(len(rows), *x.shape) + 0 * x)",
+    ),
+    (
+        "no activation in a member",
+        "torch.addmm(bias, x, weight).relu_()",
+        "torch.addmm(bias, x, weight)",
+    ),
+    ("no bias in a one-wide head", ".unsqueeze(-1) + bias", ".unsqueeze(-1) + 0 * bias"),
     ("action part ignored", "F.relu(from_obs + from_action)", "F.relu(from_obs + 0 * from_action)"),
     ("initial range of each part of the first layer its own", "fan_in or n_in", "n_in"),
     (
         "activation behind the last layer",
-        "return self.layers[-1](x)",
-        "return F.relu(self.layers[-1](x))",
+        "return last(x)",
+        "return F.relu(last(x))",
     ),
     ("no activation", "x = F.relu(layer(x))", "x = layer(x)"),
     (
