@@ -70,7 +70,11 @@ class FitCLI(LightningCLI):
             subclass_mode_model=True,
             run=False,
             parser_class=OneLineParser,
-            parser_kwargs={"prog": "lit-offrl fit", "allow_abbrev": False},
+            parser_kwargs={
+                "prog": "lit-offrl fit",
+                "description": "Train an algorithm on a data set.",
+                "allow_abbrev": False,
+            },
             save_config_callback=RunFolderConfig,
             seed_everything_default=0,
             auto_configure_optimizers=False,

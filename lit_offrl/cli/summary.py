@@ -52,7 +52,6 @@ def _sentence(algorithm: str, evaluation: Mapping[str, float], data_return: floa
         )
     better = "more" if evaluation["mean_of_last_k"] > data_return else "less"
     return (
-        f"On average over its last evaluations, {algorithm} returns {better} than the data; "
-        f"{evaluation['episodes_spent']:.0f} online episodes were spent on evaluation, and `best` "
-        "is chosen by them."
+        f"On average over its last evaluations, {algorithm} returns {better} than the data. "
+        f"Online episodes spent on evaluation: {evaluation['episodes_spent']:.0f}."
     )
