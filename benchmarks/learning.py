@@ -5,7 +5,8 @@
 trains every cell (data set, algorithm, library, seed) of ``PLAN`` in a single-thread process, and
 writes each to ``results.jsonl`` as it ends: a second run takes up where the first was stopped.
 Then it prints the tables and draws the curves. Without ``--d3rlpy-python`` only lit_offrl trains.
-``hopper/...`` and ``halfcheetah/...`` are looked for in ``MINARI_DATASETS_PATH``. Needs Python 3.11.
+``hopper/...`` and ``halfcheetah/...`` are looked for in ``MINARI_DATASETS_PATH``.
+Needs Python 3.11.
 """
 
 import argparse
