@@ -32,7 +32,7 @@ import lit_offrl.algorithms
 from benchmarks.export import export_transitions
 from benchmarks.learning_report import write_report
 from benchmarks.peers.rollout import episode_returns
-from benchmarks.peers.settings import ALGORITHMS, BATCH_SIZE
+from benchmarks.peers.settings import ALGORITHMS, AS_SHIPPED, BATCH_SIZE, D3RLPY
 from lit_offrl.algorithms import OfflineAlgorithm
 from lit_offrl.data import OfflineDataModule
 
@@ -118,7 +118,7 @@ def cells(options: argparse.Namespace) -> Iterator[Cell]:
 
     A run that is stopped early has then the first seeds of everything.
     """
-    libraries = ["lit_offrl"] + (["d3rlpy"] if options.d3rlpy_python else [])
+    peers = [D3RLPY, AS_SHIPPED] if options.d3rlpy_python else []
     plans = [(dataset, PLAN[dataset]) for dataset in options.datasets]
     for seed in range(options.seeds or max(plan.seeds for _, plan in plans)):
         for dataset, plan in plans:
@@ -127,7 +127,10 @@ def cells(options: argparse.Namespace) -> Iterator[Cell]:
             for algorithm, updates in reversed(plan.updates.items()):
                 if options.algorithms and algorithm not in options.algorithms:
                     continue
-                for library in libraries if plan.peers else libraries[:1]:
+                libraries = ["lit_offrl", *(peers if plan.peers else [])]
+                if not ALGORITHMS[algorithm].peer_squash:
+                    libraries = [library for library in libraries if library != AS_SHIPPED]
+                for library in libraries:
                     yield Cell(
                         dataset,
                         algorithm,
@@ -228,6 +231,7 @@ def train_d3rlpy(cell: Cell, python: str, out: Path) -> dict[str, Any]:
     request = {
         "task": "learn",
         "algorithm": cell.algorithm,
+        "library": cell.library,
         "data": str(exported(cell, out)),
         "seed": cell.seed,
         "updates": cell.updates,

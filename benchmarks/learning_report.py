@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from benchmarks.peers.settings import ALGORITHMS
+from benchmarks.peers.settings import ALGORITHMS, AS_SHIPPED, D3RLPY
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 Record = dict[str, Any]
 Runs = dict[str, dict[str, list[Record]]]  # algorithm -> library -> one record per seed
-COLORS = {"lit_offrl": "C0", "d3rlpy": "C1"}
+COLORS = {"lit_offrl": "C0", D3RLPY: "C1", AS_SHIPPED: "C2"}
 BASELINES = ("BC", "DiscreteBC")
 
 
@@ -31,7 +31,7 @@ def write_report(results: Path, images: Path) -> None:
     for dataset, unsorted in datasets.items():
         runs = {name: unsorted[name] for name in ALGORITHMS if name in unsorted}
         print(f"\n{heading(dataset, runs)}\n")
-        compared = any("d3rlpy" in libraries for libraries in runs.values())
+        compared = any(D3RLPY in libraries for libraries in runs.values())
         print("\n".join(comparison(runs) if compared else ranking(runs)))
         plot(runs, dataset, images / f"learning_{dataset.replace('/', '_')}.png")
 
@@ -87,24 +87,28 @@ def comparison(runs: Runs) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for algorithm, libraries in runs.items():
-        if len(libraries) < 2:
-            continue
-        ours, theirs = libraries["lit_offrl"], libraries["d3rlpy"]
-        our_late, their_late = late(ours), late(theirs)
-        difference = our_late.mean() - their_late.mean()
-        low, high = bootstrap(our_late, their_late)
-        p = np.nan
-        if min(len(ours), len(theirs)) > 1:
-            p = stats.ttest_ind(our_late.mean(1), their_late.mean(1), equal_var=False).pvalue
-        worse = "-" if np.isnan(p) else "yes" if p < 0.05 and difference < 0 else "no"
-        rows.append(
-            f"| {algorithm} | {ours[0]['updates']:,} | {len(ours)} "
-            f"| {spread(final(ours))}{score(ours)} | {spread(final(theirs))}{score(theirs)} "
-            f"| {spread(our_late.mean(1))} | {spread(their_late.mean(1))} "
-            f"| {difference:+.0f} ({low:+.0f} to {high:+.0f}) | {p:.2f} "
-            f"| {worse} |"
-        )
+        for peer in (D3RLPY, AS_SHIPPED):
+            if {"lit_offrl", peer} <= libraries.keys():
+                name = algorithm if peer == D3RLPY else f"{algorithm} beside {peer}"
+                rows.append(comparison_row(name, libraries["lit_offrl"], libraries[peer]))
     return rows
+
+
+def comparison_row(name: str, ours: list[Record], theirs: list[Record]) -> str:
+    """One row of :func:`comparison`."""
+    our_late, their_late = late(ours), late(theirs)
+    difference = our_late.mean() - their_late.mean()
+    low, high = bootstrap(our_late, their_late)
+    p = np.nan
+    if min(len(ours), len(theirs)) > 1:
+        p = stats.ttest_ind(our_late.mean(1), their_late.mean(1), equal_var=False).pvalue
+    worse = "-" if np.isnan(p) else "yes" if p < 0.05 and difference < 0 else "no"
+    return (
+        f"| {name} | {ours[0]['updates']:,} | {len(ours)} "
+        f"| {spread(final(ours))}{score(ours)} | {spread(final(theirs))}{score(theirs)} "
+        f"| {spread(our_late.mean(1))} | {spread(their_late.mean(1))} "
+        f"| {difference:+.0f} ({low:+.0f} to {high:+.0f}) | {p:.2f} | {worse} |"
+    )
 
 
 def score(records: list[Record]) -> str:

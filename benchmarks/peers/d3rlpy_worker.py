@@ -17,6 +17,7 @@ import d3rlpy  # type: ignore[import-not-found]
 import numpy as np
 import torch
 from d3rlpy.logging import FileAdapterFactory  # type: ignore[import-not-found]
+from d3rlpy.models.torch.imitators import VAEDecoder  # type: ignore[import-not-found]
 from d3rlpy.optimizers import (  # type: ignore[import-not-found]
     AdamFactory,
     CosineAnnealingLRFactory,
@@ -24,7 +25,7 @@ from d3rlpy.optimizers import (  # type: ignore[import-not-found]
 from numpy.typing import NDArray
 
 from benchmarks.peers.rollout import episode_returns
-from benchmarks.peers.settings import ALGORITHMS, BATCH_SIZE
+from benchmarks.peers.settings import ALGORITHMS, AS_SHIPPED, BATCH_SIZE
 
 Request = dict[str, Any]
 
@@ -52,6 +53,12 @@ def create(name: str, updates: int) -> Any:
     return getattr(d3rlpy.algos, f"{settings.peer}Config")(**config).create(device=False)
 
 
+def squash_decoder() -> None:
+    """Let d3rlpy's decoder end in tanh, see ``peer_squash`` in the settings."""
+    forward = VAEDecoder.forward
+    VAEDecoder.forward = lambda self, x, latent, with_squash: forward(self, x, latent, False)
+
+
 def learn(request: Request) -> Request:
     """Train one cell of the learning benchmark and return its curve."""
     d3rlpy.seed(request["seed"])
@@ -60,6 +67,8 @@ def learn(request: Request) -> Request:
     with np.load(request["data"]) as data:
         mean, std = data["obs_mean"], data["obs_std"]
         low, high = data["action_low"], data["action_high"]
+    if ALGORITHMS[request["algorithm"]].peer_squash and request["library"] != AS_SHIPPED:
+        squash_decoder()
     algo = create(request["algorithm"], request["updates"])
     algo.build_with_dataset(dataset)
 

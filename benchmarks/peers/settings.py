@@ -8,6 +8,8 @@ from typing import Any
 
 BATCH_SIZE = 256
 HIDDEN = (256, 256)
+D3RLPY, AS_SHIPPED = "d3rlpy", "d3rlpy as shipped"
+"""Peers; the second without what this file mends."""
 Settings = dict[str, Any]
 
 
@@ -22,6 +24,9 @@ class Algorithm:
         peer_config: Arguments of that class's config. Networks of two hidden layers of 256,
             discount 0.99 and target rate 0.005 are its own defaults.
         peer_cosine: Whether the actor's learning rate falls to 0 as lit_offrl's does.
+        peer_squash: Whether d3rlpy's decoder gets the tanh that BCQ's authors have: its
+            ``VAEDecoder.forward`` reads ``with_squash`` the wrong way round, and so has none.
+            Such an algorithm is compared with d3rlpy :data:`AS_SHIPPED` too.
     """
 
     model: Settings
@@ -29,6 +34,7 @@ class Algorithm:
     peer: str = ""
     peer_config: Settings = field(default_factory=dict)
     peer_cosine: bool = False
+    peer_squash: bool = False
 
 
 ALGORITHMS: dict[str, Algorithm] = {
@@ -99,6 +105,7 @@ ALGORITHMS: dict[str, Algorithm] = {
             "action_flexibility": 0.05,
             "n_action_samples": 10,
         },
+        peer_squash=True,
     ),
     "DiscreteBC": Algorithm(model={"policy": "categorical", "hidden": HIDDEN, "lr": 3e-4}),
     "DiscreteIQL": Algorithm(model={"hidden": HIDDEN, "lr": 3e-4}),
