@@ -51,7 +51,7 @@ class RawPolicy:
         """
         rows, single = self._flatten(obs)  # (B, O)
         normalized = self.scaling.normalize_obs(torch.from_numpy(rows))
-        with torch.no_grad(), _eval_mode(self.algorithm):
+        with torch.no_grad(), eval_mode(self.algorithm):
             parameter = next(self.algorithm.parameters())
             scaled = self._act(normalized.to(parameter)).cpu()
         flat = self.scaling.unscale_action(scaled.float() if scaled.is_floating_point() else scaled)
@@ -117,8 +117,8 @@ def _stack_one(values: Any) -> Any:
 
 
 @contextmanager
-def _eval_mode(module: nn.Module) -> Iterator[None]:
-    """Switch dropout and the like off for a while."""
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Switch dropout and the like off in ``module`` for a while."""
     training = [part for part in module.modules() if part.training]
     try:
         for part in training:

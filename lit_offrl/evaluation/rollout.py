@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import gymnasium as gym
@@ -25,12 +26,31 @@ class Rollouts:
     """What came of some episodes, in raw reward.
 
     Args:
-        returns: Undiscounted return of each episode, (n,).
-        lengths: Number of its steps, (n,).
+        rewards: Rewards of each episode, step by step: n arrays of its length.
     """
 
-    returns: NDArray[np.float64]
-    lengths: NDArray[np.int64]
+    rewards: list[NDArray[np.float64]]
+
+    @cached_property
+    def returns(self) -> NDArray[np.float64]:
+        """Undiscounted return of each episode, (n,)."""
+        return np.array([rewards.sum() for rewards in self.rewards])
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Number of steps of each episode, (n,)."""
+        return np.array([len(rewards) for rewards in self.rewards])
+
+    def discounted(self, discount: float, reward_shift: float = 0.0) -> NDArray[np.float64]:
+        """Return ``Σ_t γ^t (r_t + shift)`` of each episode, (n,): what a critic estimates.
+
+        Args:
+            discount: γ.
+            reward_shift: Added to each reward, as the reward transform of the critic does.
+        """
+        return np.array(
+            [(r + reward_shift) @ discount ** np.arange(len(r)) for r in self.rewards], np.float64
+        )
 
     @property
     def mean(self) -> float:
@@ -96,15 +116,15 @@ def play(
 
 def _play(policy: Callable[[Any], Any], envs: SyncVectorEnv, seeds: Sequence[int]) -> Rollouts:
     n = len(seeds)
-    returns, lengths = np.zeros(n), np.zeros(n, dtype=np.int64)
+    rewards: list[list[float]] = [[] for _ in range(n)]
     episode = np.arange(envs.num_envs)  # which one each environment plays; none from n on
     started = envs.num_envs
     obs, _ = envs.reset(seed=list(seeds[:started]))
     while (playing := episode < n).any():
         obs, reward, terminated, truncated, _ = envs.step(policy(obs))
-        returns[episode[playing]] += reward[playing]
-        lengths[episode[playing]] += 1
-        if lengths.max() > MAX_STEPS:
+        for i in np.flatnonzero(playing):
+            rewards[episode[i]].append(float(reward[i]))
+        if len(rewards[episode[playing][0]]) > MAX_STEPS:
             raise InputError(
                 f"An episode has not ended after {MAX_STEPS} steps: register the environment with "
                 "`max_episode_steps`."
@@ -116,7 +136,7 @@ def _play(policy: Callable[[Any], Any], envs: SyncVectorEnv, seeds: Sequence[int
                 seed=[seeds[e] if e < n else None for e in episode.tolist()],
                 options={"reset_mask": ended},
             )
-    return Rollouts(returns, lengths)
+    return Rollouts([np.array(steps) for steps in rewards])
 
 
 class _Player(gym.Wrapper[Any, Any, Any, Any]):
