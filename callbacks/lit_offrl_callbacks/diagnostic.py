@@ -107,11 +107,16 @@ def offline_data(trainer: Trainer, name: str) -> OfflineDataModule:
     return data
 
 
-def findings_of(trainer: Trainer) -> dict[str, Finding]:
-    """Collect the latest findings of all callbacks of a run, under their names."""
+def findings_of(trainer: Trainer, of_this_update: bool = False) -> dict[str, Finding]:
+    """Collect the latest findings of all diagnostics of a run, under their names.
+
+    Args:
+        trainer: The run.
+        of_this_update: Leave out those that were made at an earlier update.
+    """
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     found: dict[str, Finding] = {}
-    for callback in callbacks:
-        if isinstance(callback, Diagnostic):
+    for callback in (c for c in callbacks if isinstance(c, Diagnostic) and c.history):
+        if not of_this_update or callback.history[-1]["update"] == trainer.global_step:
             found |= callback.findings
     return found
