@@ -73,7 +73,7 @@ def test_epochs_without_a_diagnosis_are_not_called_sound(tmp_path: Path) -> None
 
 def test_other_findings_do_not_end_the_run(tmp_path: Path) -> None:
     stop = StopOnFinding(["q_drift"], dirpath=str(tmp_path))
-    assert run(tmp_path, stop, *["fail"] * 4).global_step == 40
+    assert run(tmp_path, stop, "fail", "fail", "fail", "fail").global_step == 40
 
 
 def test_a_run_without_diagnostics_is_refused(tmp_path: Path) -> None:
