@@ -1,0 +1,188 @@
+"""Whether a critic's values are plausible, while it trains."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from lightning import LightningModule, Trainer
+from torch import Tensor
+
+from lit_offrl.errors import InputError, NotApplicableError
+from lit_offrl.evaluation import q_learning, q_sanity
+from lit_offrl.evaluation.finding import Finding, not_applicable
+from lit_offrl.evaluation.probe import Probe, make_probe, return_facts
+from lit_offrl.evaluation.q_answers import (
+    Critic,
+    all_finite,
+    ask_all,
+    features_of,
+    random_actions,
+)
+from lit_offrl.evaluation.q_sanity import Answers, QThresholds
+from lit_offrl.rng import seed_draws
+from lit_offrl_callbacks.diagnostic import Diagnostic, offline_data
+
+CHECKS = {
+    "q_bounds": q_sanity.q_bounds,
+    "q_vs_mc": q_sanity.q_vs_mc,
+    "q_policy_gap": q_sanity.q_policy_gap,
+    "q_ood_gap": q_sanity.q_ood_gap,
+    "q_sign": q_sanity.q_sign,
+    "q_td_error": q_learning.q_td_error,
+    "q_disagreement": q_learning.q_disagreement,
+}
+
+
+class QValueSanity(Diagnostic):
+    """Asks the critic about a fixed sample of the log, held-out rows where there are any.
+
+    Works on any module with ``q_values``, ``act`` and ``discount``. Values are in raw reward, and
+    verdicts are on shares of S, P95 - P5 of the log's discounted returns. A module without critic
+    gets one finding that says so.
+
+    Logged Metrics:
+        - ``q/bounds``: share of values that no policy could earn.
+        - ``q/vs_mc``: mean of Q(s, a) minus the Monte Carlo return, in S.
+        - ``q/policy_gap``: mean of Q(s, π(s)) - Q(s, a), in S.
+        - ``q/ood_gap``: mean of Q(s, a) minus Q of random actions, in S.
+        - ``q/constant``: standard deviation of Q(s, a) between rows, in S.
+        - ``q/sign``: largest value.
+        - ``q/td_error``: squared TD errors on held-out over those on trained rows.
+        - ``q/disagreement``: the critics' standard deviation on π over that on the log.
+        - ``q/drift``: growth of Q(s, π(s)) per 10,000 updates, in S.
+        - ``q/rank``, ``q/coadaptation``: effective rank and products of features.
+        - ``awr/weights``: mean weight of advantage-weighted regression (IQL).
+        - ``cql/trend``: how far Q(s, a) fell from its peak, in S (CQL).
+        - ``q/nan``: 1 if a value or parameter is NaN or infinite.
+        - ``verdict/q_bounds`` and so on: 0 ok, 1 watch, 2 fail, -1 not applicable.
+
+    Args:
+        rows: Most transitions to ask about.
+        starts: Most first observations of episodes to ask about.
+        every_n_epochs: Epochs between two diagnoses; the last epoch is diagnosed in any case.
+        thresholds: Where verdicts turn; those of :class:`QThresholds` if null.
+        seed: Which transitions, and which random actions.
+    """
+
+    def __init__(
+        self,
+        rows: int = 2048,
+        starts: int = 256,
+        every_n_epochs: int = 1,
+        thresholds: QThresholds | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(every_n_epochs)
+        if min(rows, starts) < 1:
+            raise InputError("`rows` and `starts` of QValueSanity must be at least 1.")
+        self.rows, self.starts, self.seed = rows, starts, seed
+        self.thresholds = thresholds or QThresholds()
+        self.trend: list[dict[str, float]] = []
+        """Mean Q(s, a), Q(s, π(s)) and feature product, and ``update``, at each diagnosis."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check what is asked, and draw the sample."""
+        if stage != "fit":
+            return
+        name = type(pl_module).__name__
+        for method in ("q_values", "act"):
+            if not callable(getattr(pl_module, method, None)):
+                raise InputError(f"QValueSanity: {name} has no `{method}`: write it.")
+        if not isinstance(discount := getattr(pl_module, "discount", None), int | float):
+            raise InputError(f"QValueSanity: {name} has no number `discount`: set it.")
+        data = offline_data(trainer, "QValueSanity")
+        self._scaling = data.scaling
+        self._facts = return_facts(data.train, data.scaling, discount)
+        n_actions = data.action_dim if data.discrete else None
+        held_out = data.held_out_transitions
+        parts = [held_out, data.train] if held_out.n_episodes else [data.train]
+        probes = [
+            make_probe(part, data.scaling, discount, self.rows, self.starts, self.seed)
+            for part in parts
+        ]
+        rank, world = trainer.global_rank, trainer.world_size
+        if (fewest := min(len(probe.reward) for probe in probes)) < world:
+            raise InputError(
+                f"QValueSanity: {world} devices cannot share {fewest} rows: raise `rows` or "
+                "`data.held_out`."
+            )
+        others = random_actions(probes[0], n_actions, self.seed)  # (K, M, ...)
+        self._others = others[:, rank::world]
+        shares = [probe.share(rank, world) for probe in probes]
+        self._probe, self._trained = shares[0], shares[1] if len(shares) > 1 else None
+
+    def diagnose(self, trainer: Trainer, pl_module: LightningModule) -> list[Finding]:
+        """Ask about the sample, on every rank about its share."""
+        like = next(pl_module.parameters())
+        cuda = [like.device] if like.device.type == "cuda" else []
+        with torch.random.fork_rng(cuda):  # the policy may draw, and training must not notice
+            seed_draws(self.seed, like.device)
+            try:
+                answers = ask_all(cast(Critic, pl_module), *self._questions(like))
+            except NotApplicableError as error:
+                return [not_applicable("q_values", str(error))]
+        numbers = [values for name, values in answers.items() if name != "mc_return"]
+        if not all_finite(pl_module) or not all(bool(v.isfinite().all()) for v in numbers):
+            return self._broken()
+        return [
+            Finding("q_nan", "ok", "All values and parameters are finite numbers.", value=0.0),
+            *(check(answers, self._facts, self.thresholds) for check in CHECKS.values()),
+            *self._over_time(trainer.global_step, pl_module, answers),
+        ]
+
+    def _questions(self, like: Tensor) -> tuple[Probe, Tensor, Probe | None, float]:
+        """What :func:`ask_all` takes, on the device and in the precision of a parameter."""
+        others = self._others.to(like if self._others.is_floating_point() else like.device)
+        trained = None if self._trained is None else self._trained.to(like)
+        return self._probe.to(like), others, trained, self._scaling.reward_scale
+
+    def _broken(self) -> list[Finding]:
+        """The one finding of a critic with NaN, and of what cannot be said any more."""
+        names = sorted({*CHECKS, *self.findings} - {"q_nan"})
+        reason = "Some values or parameters are NaN or infinite."
+        advice = "Stop: go back to the last good checkpoint and lower `lr` or check the data."
+        return [
+            Finding("q_nan", "fail", reason, advice, 1.0),
+            *(not_applicable(name, reason) for name in names),
+        ]
+
+    def _over_time(
+        self, update: int, pl_module: LightningModule, answers: Answers
+    ) -> list[Finding]:
+        """Findings about the history, and those that only some algorithms have."""
+        facts, limits = self._facts, self.thresholds
+        columns = ("q_data", "q_policy", "feature_product")
+        means = {name: answers[name].mean().item() for name in columns if name in answers}
+        self.trend.append({"update": float(update), **means})
+        series = {
+            name: [(point["update"], point[name]) for point in self.trend if name in point]
+            for name in columns
+        }
+        if update < limits.burn_in:
+            reason = f"Not judged before update {limits.burn_in:,}."
+            found = [not_applicable("q_constant", reason)]
+        else:
+            found = [q_sanity.q_constant(answers, facts, limits)]
+        found += [q_learning.q_drift(series["q_policy"], facts, limits)]
+        if (features := features_of(answers)) is None:
+            reason = "The critic's features cannot be seen: it is no network of this library."
+            found += [not_applicable(name, reason) for name in ("q_rank", "q_coadaptation")]
+        else:
+            products, q_data = series["feature_product"], series["q_data"]
+            found.append(q_learning.q_rank(features))
+            found.append(q_learning.q_coadaptation(products, q_data, facts, limits))
+        temperature = getattr(pl_module, "inverse_temperature", None)
+        if temperature is not None and "advantage" in answers:
+            found.append(q_learning.awr_weights(answers["advantage"], temperature, limits))
+        if hasattr(pl_module, "cql_alpha"):
+            found.append(q_learning.cql_trend(series["q_data"], facts, limits))
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return findings, history and trend, in plain types."""
+        return {**super().state_dict(), "trend": [dict(point) for point in self.trend]}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from earlier findings."""
+        super().load_state_dict(state_dict)
+        self.trend = [dict(point) for point in state_dict["trend"]]
