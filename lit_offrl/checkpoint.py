@@ -10,6 +10,7 @@ from lit_offrl.algorithms.base import OfflineAlgorithm
 from lit_offrl.data import DatasetSpec
 from lit_offrl.errors import InputError
 from lit_offrl.evaluation import RawPolicy
+from lit_offrl.evaluation.finding import Finding
 from lit_offrl.scaling import Scaling
 
 
@@ -19,10 +20,18 @@ class TrainingInfo(NamedTuple):
     Args:
         updates: Gradient updates done.
         seed: Seed of the run.
+        split_seed: Which episodes were held out.
+        held_out: Fraction of the episodes that were.
+        online_episodes: Episodes that were played in the environment while training.
+        findings: What the diagnostics had found by then.
     """
 
     updates: int
     seed: int
+    split_seed: int = 0
+    held_out: float = 0.0
+    online_episodes: int = 0
+    findings: tuple[Finding, ...] = ()
 
 
 class LoadedPolicy(RawPolicy):
@@ -56,9 +65,17 @@ def load(path: str | Path) -> LoadedPolicy:
     checkpoint = read_checkpoint(Path(path).expanduser())
     try:
         class_path, seed = checkpoint["algorithm"]["class_path"], checkpoint["algorithm"]["seed"]
-        spec = DatasetSpec.from_dict(_data_state(checkpoint)["spec"])
-        scaling = Scaling.from_dict(_data_state(checkpoint)["scaling"])
-        info = TrainingInfo(int(checkpoint["global_step"]), int(seed))
+        data = _data_state(checkpoint)
+        spec, scaling = DatasetSpec.from_dict(data["spec"]), Scaling.from_dict(data["scaling"])
+        callbacks: list[dict[str, Any]] = list(checkpoint.get("callbacks", {}).values())
+        info = TrainingInfo(
+            int(checkpoint["global_step"]),
+            int(seed),
+            int(data["split_seed"]),
+            float(data["held_out"]),
+            sum(int(callback.get("episodes_spent", 0)) for callback in callbacks),
+            tuple(Finding.from_dict(f) for c in callbacks for f in c.get("findings", ())),
+        )
         state = checkpoint["state_dict"]
     except (KeyError, TypeError, ValueError):
         raise InputError(

@@ -77,7 +77,7 @@ def test_a_loaded_policy_acts_as_the_trained_one(
         assert torch.equal(value, policy.algorithm.state_dict()[key])
     data = OfflineDataModule(dataset_id, held_out=0.25)
     assert policy.spec == data.spec
-    assert policy.info == (12, 5)
+    assert (policy.info.updates, policy.info.seed) == (12, 5)
     obs = data.train.obs[:7]
     scaled = model.eval().act(data.scaling.normalize_obs(torch.tensor(obs)))
     raw = data.scaling.unscale_action(scaled)

@@ -11,6 +11,7 @@ from lit_offrl.data import OfflineDataModule
 from lit_offrl.errors import InputError
 from lit_offrl.evaluation.finding import SEVERITY, Finding
 from lit_offrl.evaluation.raw_policy import eval_mode
+from lit_offrl.report import Curve, Scatter
 
 
 class Diagnostic(Callback):
@@ -39,6 +40,14 @@ class Diagnostic(Callback):
     def diagnose(self, trainer: Trainer, pl_module: LightningModule) -> list[Finding]:
         """Ask the algorithm; called on every rank, without gradients, in evaluation mode."""
         raise NotImplementedError
+
+    def curves(self) -> list[Curve]:
+        """Return what a report should draw over training."""
+        return []
+
+    def scatters(self) -> list[Scatter]:
+        """Return pairs of numbers that a report should draw."""
+        return []
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Diagnose before anything decides on what is logged."""

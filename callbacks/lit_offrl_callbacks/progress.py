@@ -38,6 +38,15 @@ class UpdateProgress(ProgressBar):
         """Show nothing, as on all ranks but the first."""
         self.console.quiet = True
 
+    @property
+    def is_enabled(self) -> bool:
+        """Whether anything is shown; `LightningModule.print` asks."""
+        return not self.console.quiet
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print a line above the bar."""
+        self.console.print(*args, soft_wrap=True, markup=False)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the bar, where someone can see it."""
         self._epoch_start = (trainer.global_step, time.monotonic())

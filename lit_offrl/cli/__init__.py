@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from lit_offrl import __version__
 from lit_offrl.errors import InputError, RunInterrupted
 
-VERBS = ("fit",)
+VERBS = ("fit", "evaluate")
 USAGE = """\
 usage: lit-offrl VERB [options]
 
-  fit    train an algorithm on a data set:
-         lit-offrl fit -c configs/iql/mujoco.yaml --data.dataset_id hopper/medium-v0
+  fit       train an algorithm on a data set:
+            lit-offrl fit -c configs/iql/mujoco.yaml --data.dataset_id hopper/medium-v0
+  evaluate  say from the log alone what trained policies would return, and whether to trust that:
+            lit-offrl evaluate runs/pendulum-mixed/iql/seed-0/checkpoints/best.ckpt
 
 `lit-offrl VERB --help` lists the options of a verb, `lit-offrl --version` the version."""
 

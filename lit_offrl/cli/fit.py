@@ -3,11 +3,10 @@
 import contextlib
 import csv
 import os
-import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from jsonargparse import Namespace
@@ -15,26 +14,29 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-import lit_offrl.algorithms
 from lit_offrl.algorithms.base import OfflineAlgorithm
 from lit_offrl.checkpoint import read_checkpoint
+from lit_offrl.cli.parsing import OneLineParser, make_writable
 from lit_offrl.cli.summary import print_summary
 from lit_offrl.data import OfflineDataModule
 from lit_offrl.errors import InputError
 from lit_offrl_callbacks.best_and_last import BestAndLast
+from lit_offrl_callbacks.diagnostic import Diagnostic
+from lit_offrl_callbacks.diagnostic_report import DiagnosticReport
 from lit_offrl_callbacks.interruption import Interruption
+from lit_offrl_callbacks.kl_divergence import KLDivergence
+from lit_offrl_callbacks.offline_online_gap import OfflineOnlineGap
 from lit_offrl_callbacks.online_evaluation import OnlineEvaluation
 from lit_offrl_callbacks.progress import UpdateProgress
+from lit_offrl_callbacks.q_value_sanity import QValueSanity
 
 RUN_DIR = "LIT_OFFRL_RUN_DIR"
-
-
-class OneLineParser(LightningArgumentParser):
-    """Parser that says in one line what is wrong with the arguments, and exits with 2."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print the innermost reason of jsonargparse's nested message."""
-        raise InputError(_innermost(message))
+DIAGNOSTICS: dict[str, type[Diagnostic]] = {
+    "q_values": QValueSanity,
+    "kl": KLDivergence,
+    "gap": OfflineOnlineGap,
+}
+"""What watches a run, under the names of its options."""
 
 
 class RunFolderConfig(SaveConfigCallback):
@@ -102,7 +104,15 @@ class FitCLI(LightningCLI):
             default=None,
             help="Checkpoint to resume from; `last` takes the run folder's latest.",
         )
+        parser.add_argument(
+            "--diagnostics",
+            type=bool,
+            default=True,
+            help="Whether `q_values`, `kl` and `gap` watch the run.",
+        )
         parser.add_lightning_class_args(OnlineEvaluation, "evaluation")
+        for key, diagnostic in DIAGNOSTICS.items():
+            parser.add_lightning_class_args(diagnostic, key)
         parser.add_lightning_class_args(BestAndLast, "checkpoint")
         for name in ("obs_dim", "action_dim"):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
@@ -119,6 +129,9 @@ class FitCLI(LightningCLI):
             self.config.ckpt_path = str(folder / "checkpoints" / "last.ckpt")
         self.config.trainer.default_root_dir = str(folder)
         self.config.checkpoint.dirpath = str(folder / "checkpoints")
+        if self.config.evaluation.episodes == 0:  # then nothing may enter an environment
+            self.config.gap.episodes = 0
+        self.config.gap.env_id = self.config.gap.env_id or self.config.evaluation.env_id
 
     def instantiate_classes(self) -> None:
         """Make all objects; an InputError of theirs comes out bare, not as one of many reasons."""
@@ -139,11 +152,15 @@ class FitCLI(LightningCLI):
                 TensorBoardLogger(folder, name="tensorboard", version=""),
                 CSVLogger(folder, name="csv", version=""),
             ]
-        callbacks = [self._get(self.config_init, key) for key in self.parser.callback_keys]
-        callbacks.append(Interruption(str(folder / "checkpoints")))
+        keys = [key for key in self.parser.callback_keys if self._is_wanted(key)]
+        callbacks = [self._get(self.config_init, key) for key in keys]
+        callbacks += [DiagnosticReport(), Interruption(str(folder / "checkpoints"))]
         if config["enable_progress_bar"] is not False:
             callbacks.append(UpdateProgress())
         return self._instantiate_trainer(config, callbacks)
+
+    def _is_wanted(self, key: str) -> bool:
+        return key not in DIAGNOSTICS or bool(self.config.diagnostics)
 
 
 def main(args: Sequence[str]) -> Path:
@@ -159,7 +176,7 @@ def _train(cli: FitCLI) -> Path:
     update = read_checkpoint(Path(resumed)).get("global_step", 0) if resumed else None
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     before = set() if missing else set(folder.iterdir())
-    _make_writable(folder)
+    make_writable(folder, "--run_dir")
     try:
         if update is not None and cli.trainer.is_global_zero:
             _keep_metrics(cli.trainer, update)
@@ -216,18 +233,6 @@ def _run_folder(config: Namespace) -> Path:
     return folder
 
 
-def _make_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (probe := folder / ".writable").touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(
-            f"Cannot write to the run folder {folder} ({error.strerror}): give another with "
-            "`--run_dir`."
-        ) from error
-
-
 def _packaged_config(args: Sequence[str], i: int) -> str:
     """Resolve ``-c iql/mujoco.yaml`` to the config that comes with the package, and check it."""
     if i == 0 or args[i - 1] not in ("-c", "--config"):
@@ -246,20 +251,3 @@ def _packaged_config(args: Sequence[str], i: int) -> str:
     if not isinstance(config, dict):
         raise InputError(f"Config file {path} must hold `key: value` lines, as `model: ...`.")
     return str(path)
-
-
-def _innermost(message: str) -> str:
-    """One line out of jsonargparse's tree of reasons: the option and what is wrong with it."""
-    text = " ".join(message.replace("<class '", "").replace("'>", "").split())
-    if unknown := re.search(r"(?:Option|Key) '([^']+)' is not accepted", text):
-        return f"There is no option `{unknown[1]}`: `--help` and `--model.help NAME` list them."
-    if unknown := re.search(r"Expected a dot import path string: (\S+)", text):
-        names = ", ".join(n for n in lit_offrl.algorithms.__all__ if n != "OfflineAlgorithm")
-        return f"There is no algorithm `{unknown[1]}`: choose from {names}."
-    # a message of this function, wrapped in the reasons of the options around it
-    if nested := re.findall(
-        r"(?:There is no|Option `[\w.]+`:) .*?(?= - |$| Expected a None)", text
-    ):
-        return str(nested[-1]).removesuffix(" -")
-    key, _, reason = text.rpartition('Parser key "')[2].partition('": ')
-    return f"Option `{key}`: {reason.split(' Given value')[0]}" if reason else text

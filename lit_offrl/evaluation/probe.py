@@ -116,16 +116,18 @@ def return_facts(transitions: Transitions, scaling: Scaling, discount: float) ->
     horizon = 1 / (1 - discount) if discount < 1 else float(np.diff(shifted.episode_bounds).max())
     togo = known_returns(shifted, discount)
     known = togo[np.isfinite(togo)]
+    # where truncations hide all returns, the cut ones still tell what is much
+    scale = known if len(known) else shifted.mc_returns(discount).astype(np.float64)
     starts = togo[shifted.episode_bounds[:-1]]
-    p5, p95, p99 = np.quantile(known, [0.05, 0.95, 0.99]) if len(known) else [np.nan] * 3
+    p5, p95 = np.quantile(scale, [0.05, 0.95])
     return ReturnFacts(
         reward_low=low,
         reward_high=high,
         value_low=low * horizon if low < 0 else low,
         value_high=high * horizon if high > 0 else high,
-        spread=float(np.nanmax([p95 - p5, high - low])),
+        spread=float(max(p95 - p5, high - low)),
         mean_return=float(known.mean()) if len(known) else np.nan,
-        high_return=float(p99),
+        high_return=float(np.quantile(known, 0.99)) if len(known) else np.nan,
         best_return=float(np.nanmax(starts)) if np.isfinite(starts).any() else np.nan,
         known_share=len(known) / len(togo),
     )

@@ -20,6 +20,7 @@ TINY = {
     "trainer.accelerator": "cpu",
     "trainer.log_every_n_steps": 5,
     "evaluation.episodes": 0,
+    "diagnostics": "false",
 }
 
 

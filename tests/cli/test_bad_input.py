@@ -228,7 +228,7 @@ def test_an_environment_that_does_not_match_is_refused(fit: Fit) -> None:
 
 def test_a_run_folder_below_a_file_is_refused(fit: Fit) -> None:
     Path("file").touch()
-    assert "Cannot write to the run folder" in fit(run_dir="file/run").complaint
+    assert "Cannot write to the folder" in fit(run_dir="file/run").complaint
     assert Path("file").is_file()
 
 
@@ -241,7 +241,7 @@ def test_a_read_only_run_folder_is_refused(fit: Fit, monkeypatch: pytest.MonkeyP
 
         monkeypatch.setattr(Path, "touch", touch)
     complaint = fit(run_dir="locked").complaint
-    assert "Cannot write to the run folder locked (Permission denied)" in complaint
+    assert "Cannot write to the folder locked (Permission denied)" in complaint
     assert list(Path("locked").iterdir()) == []
 
 
