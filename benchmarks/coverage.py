@@ -7,7 +7,7 @@ The MDP is Chain-5 of the tests, whose value is solved exactly. Prints a Markdow
 
 import argparse
 
-from tests.evaluation.chain5_log import coverage
+from tests.evaluation.estimators.chain5_log import coverage
 
 
 def main() -> None:

@@ -7,12 +7,12 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 
 from lit_offrl.errors import InputError
-from lit_offrl.evaluation import kl_findings
-from lit_offrl.evaluation.behavior_cache import cached_behavior
+from lit_offrl.evaluation.behavior.cache import cached_behavior
 from lit_offrl.evaluation.columns import Columns
+from lit_offrl.evaluation.diagnosis import kl_findings
+from lit_offrl.evaluation.diagnosis.kl_answers import compare
+from lit_offrl.evaluation.diagnosis.kl_findings import Limits
 from lit_offrl.evaluation.finding import Finding
-from lit_offrl.evaluation.kl_answers import compare
-from lit_offrl.evaluation.kl_findings import Limits
 from lit_offrl.evaluation.probe import make_probe
 from lit_offrl.policies import Deterministic, Greedy
 from lit_offrl.rng import seed_draws

@@ -11,17 +11,17 @@ from torch import Tensor
 from lit_offrl.errors import InputError, NotApplicableError
 from lit_offrl.evaluation import RawPolicy, make_env
 from lit_offrl.evaluation.columns import Columns
-from lit_offrl.evaluation.estimate import Estimate
-from lit_offrl.evaluation.finding import Finding
-from lit_offrl.evaluation.gap import episode_spread
-from lit_offrl.evaluation.gap_episodes import Array, Terms, play_numbers
-from lit_offrl.evaluation.gap_findings import (
+from lit_offrl.evaluation.diagnosis.gap import episode_spread
+from lit_offrl.evaluation.diagnosis.gap_episodes import Array, Terms, play_numbers
+from lit_offrl.evaluation.diagnosis.gap_findings import (
     critic_finding,
     distrusted,
     estimate_finding,
     reward_range_finding,
     without_episodes,
 )
+from lit_offrl.evaluation.estimate import Estimate
+from lit_offrl.evaluation.finding import Finding
 from lit_offrl.evaluation.probe import UNKNOWN_TAIL, in_raw_scale, make_probe
 from lit_offrl.rng import seed_draws
 from lit_offrl_callbacks.diagnostic import Diagnostic, offline_data

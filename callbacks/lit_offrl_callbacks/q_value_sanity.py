@@ -8,17 +8,17 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 
 from lit_offrl.errors import InputError, NotApplicableError
-from lit_offrl.evaluation import q_learning, q_sanity
-from lit_offrl.evaluation.finding import Finding, not_applicable
-from lit_offrl.evaluation.probe import Probe, make_probe, return_facts
-from lit_offrl.evaluation.q_answers import (
+from lit_offrl.evaluation.diagnosis import q_learning, q_sanity
+from lit_offrl.evaluation.diagnosis.q_answers import (
     Critic,
     all_finite,
     ask_all,
     features_of,
     random_actions,
 )
-from lit_offrl.evaluation.q_sanity import Answers, QThresholds
+from lit_offrl.evaluation.diagnosis.q_sanity import Answers, QThresholds
+from lit_offrl.evaluation.finding import Finding, not_applicable
+from lit_offrl.evaluation.probe import Probe, make_probe, return_facts
 from lit_offrl.rng import seed_draws
 from lit_offrl_callbacks.diagnostic import Diagnostic, offline_data
 

@@ -16,22 +16,27 @@ from torch import Tensor
 
 from lit_offrl.data import DatasetSpec, Transitions
 from lit_offrl.errors import InputError, NotApplicableError
-from lit_offrl.evaluation.behavior import logged_propensities
-from lit_offrl.evaluation.behavior_cache import cached_behavior
-from lit_offrl.evaluation.behavior_fit import BehaviorFit, fit_behavior
-from lit_offrl.evaluation.dynamics import DynamicsEnsemble, fit_dynamics
+from lit_offrl.evaluation.behavior.cache import cached_behavior
+from lit_offrl.evaluation.behavior.fit import BehaviorFit, fit_behavior
+from lit_offrl.evaluation.behavior.policy import logged_propensities
+from lit_offrl.evaluation.behavior.support import support
+from lit_offrl.evaluation.diagnosis.gap import episode_spread
 from lit_offrl.evaluation.estimate import Estimate, inapplicable
+from lit_offrl.evaluation.estimators.dynamics import DynamicsEnsemble, fit_dynamics
+from lit_offrl.evaluation.estimators.fqe_values import QValues, network_values, tabular_values
+from lit_offrl.evaluation.estimators.intervals import student_t_interval
+from lit_offrl.evaluation.estimators.model_rollout import default_horizon, evaluate_in_model
+from lit_offrl.evaluation.estimators.weighted import (
+    WeightedLog,
+    padded,
+    refused,
+    weighted_estimates,
+)
 from lit_offrl.evaluation.finding import Finding
-from lit_offrl.evaluation.fqe_values import QValues, network_values, tabular_values
-from lit_offrl.evaluation.gap import episode_spread
-from lit_offrl.evaluation.intervals import student_t_interval
 from lit_offrl.evaluation.logged import LoggedData, in_chunks, logged_data
-from lit_offrl.evaluation.model_rollout import default_horizon, evaluate_in_model
 from lit_offrl.evaluation.probe import return_facts
-from lit_offrl.evaluation.support import support
 from lit_offrl.evaluation.target import GreedyPolicy, SampledPolicy, SoftPolicy, TargetPolicy
 from lit_offrl.evaluation.verdict import Assessment, assess, screen
-from lit_offrl.evaluation.weighted import WeightedLog, padded, refused, weighted_estimates
 from lit_offrl.scaling import Scaling
 
 Array = NDArray[np.float64]
@@ -134,9 +139,8 @@ class LogEvaluator:
     def evaluate(self, algorithm: LightningModule) -> PolicyEvaluation:
         """Evaluate the policy of a module that has the public face of an algorithm."""
         policy = self.target(algorithm)
-        supported = support(
-            policy, self.behavior.policy, self.data.next_obs, self.transitions, self.discount
-        )
+        going_on = self.data.next_obs[self.data.terminated == 0]  # after an end nobody acts
+        supported = support(policy, self.behavior.policy, going_on, self.transitions, self.discount)
         values = self._values(policy, "FQE")
         estimates = [
             values.estimate,

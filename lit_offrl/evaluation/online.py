@@ -7,11 +7,15 @@ from torch import Tensor
 
 from lit_offrl.data import Transitions
 from lit_offrl.errors import InputError
+from lit_offrl.evaluation.diagnosis.gap_episodes import Array, Terms, play_numbers
+from lit_offrl.evaluation.diagnosis.gap_findings import (
+    distrusted,
+    estimate_finding,
+    reward_range_finding,
+)
 from lit_offrl.evaluation.environment import make_env
+from lit_offrl.evaluation.estimators.intervals import Interval, student_t_interval
 from lit_offrl.evaluation.finding import Finding
-from lit_offrl.evaluation.gap_episodes import Array, Terms, play_numbers
-from lit_offrl.evaluation.gap_findings import distrusted, estimate_finding, reward_range_finding
-from lit_offrl.evaluation.intervals import Interval, student_t_interval
 from lit_offrl.evaluation.off_policy import PolicyEvaluation
 from lit_offrl.evaluation.probe import UNKNOWN_TAIL
 from lit_offrl.evaluation.raw_policy import RawPolicy

@@ -10,7 +10,7 @@ from lightning import Trainer
 
 from lit_offrl.algorithms import IQL
 from lit_offrl.data import OfflineDataModule
-from lit_offrl.evaluation.q_sanity import QThresholds
+from lit_offrl.evaluation.diagnosis.q_sanity import QThresholds
 from lit_offrl_callbacks.q_value_sanity import QValueSanity
 
 

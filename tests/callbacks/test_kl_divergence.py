@@ -18,8 +18,8 @@ from lit_offrl.batch import Batch
 from lit_offrl.data import OfflineDataModule
 from lit_offrl.data.builtin import gridworld
 from lit_offrl.errors import InputError
-from lit_offrl.evaluation.behavior_cache import cached_behavior
-from lit_offrl.evaluation.behavior_scores import score
+from lit_offrl.evaluation.behavior.cache import cached_behavior
+from lit_offrl.evaluation.behavior.scores import score
 from lit_offrl.evaluation.finding import Finding
 from lit_offrl_callbacks import kl_divergence
 from lit_offrl_callbacks.kl_divergence import KLDivergence

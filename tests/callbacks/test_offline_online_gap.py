@@ -21,8 +21,8 @@ from lit_offrl.data import OfflineDataModule
 from lit_offrl.data.builtin import gridworld
 from lit_offrl.errors import InputError
 from lit_offrl.evaluation import RawPolicy, play
+from lit_offrl.evaluation.diagnosis.gap import episode_spread
 from lit_offrl.evaluation.estimate import Estimate
-from lit_offrl.evaluation.gap import episode_spread
 from lit_offrl_callbacks.offline_online_gap import OfflineOnlineGap
 from tests.callbacks.training import data_module, fit
 from tests.callbacks.two_ranks import run_on_two_ranks

@@ -15,9 +15,9 @@ from lit_offrl.batch import Batch, Layout
 from lit_offrl.data import OfflineDataModule
 from lit_offrl.data.builtin import cartpole, gridworld, pendulum
 from lit_offrl.data.transitions import Transitions
+from lit_offrl.evaluation.diagnosis.q_learning import awr_weights
+from lit_offrl.evaluation.diagnosis.q_sanity import QThresholds
 from lit_offrl.evaluation.finding import Finding
-from lit_offrl.evaluation.q_learning import awr_weights
-from lit_offrl.evaluation.q_sanity import QThresholds
 from lit_offrl_callbacks.q_value_sanity import QValueSanity
 from tests.algorithms import chain5
 from tests.algorithms.solving import solve_fixed_point

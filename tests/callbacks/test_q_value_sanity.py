@@ -19,7 +19,7 @@ from lit_offrl.algorithms import BC, BCQ, CQL, IQL
 from lit_offrl.batch import Batch
 from lit_offrl.data import OfflineDataModule
 from lit_offrl.errors import InputError
-from lit_offrl.evaluation.q_sanity import QThresholds
+from lit_offrl.evaluation.diagnosis.q_sanity import QThresholds
 from lit_offrl_callbacks.q_value_sanity import QValueSanity
 from tests.callbacks import q_sanity_worker
 from tests.callbacks.training import data_module

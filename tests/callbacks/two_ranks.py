@@ -16,7 +16,7 @@ from lightning import Trainer
 from lit_offrl.algorithms import IQL
 from lit_offrl.data import OfflineDataModule
 from lit_offrl.data.builtin import pendulum
-from lit_offrl.evaluation.behavior_cache import cached_behavior
+from lit_offrl.evaluation.behavior.cache import cached_behavior
 from lit_offrl_callbacks import kl_divergence
 from lit_offrl_callbacks.diagnostic import Diagnostic
 from lit_offrl_callbacks.kl_divergence import KLDivergence

@@ -1,0 +1,1 @@
+"""What the diagnostics of training ask and how they judge: plain functions."""

@@ -1,0 +1,1 @@
+"""Off-policy estimators: plain functions and small classes over logged episodes."""
