@@ -1,6 +1,7 @@
 """What the diagnostics share: when they are asked, and what becomes of their findings."""
 
 from collections.abc import Mapping
+from math import nan
 from typing import Any
 
 import torch
@@ -44,6 +45,21 @@ class Diagnostic(Callback):
     def curves(self) -> list[Curve]:
         """Return what a report should draw over training."""
         return []
+
+    def history_curve(self, title: str, ylabel: str, labels: Mapping[str, str]) -> list[Curve]:
+        """Draw values of findings over training; nothing where none of them was found.
+
+        Args:
+            title: What is shown.
+            ylabel: Quantity and unit.
+            labels: Names of findings, and what to call their values.
+        """
+        found = {
+            name: text for name, text in labels.items() if any(name in p for p in self.history)
+        }
+        series = {t: [point.get(name, nan) for point in self.history] for name, t in found.items()}
+        updates = [point["update"] for point in self.history]
+        return [Curve(title, ylabel, updates, series)] if series else []
 
     def scatters(self) -> list[Scatter]:
         """Return pairs of numbers that a report should draw."""

@@ -15,6 +15,7 @@ from lit_offrl.evaluation.diagnosis.kl_findings import Limits
 from lit_offrl.evaluation.finding import Finding
 from lit_offrl.evaluation.probe import make_probe
 from lit_offrl.policies import Deterministic, Greedy
+from lit_offrl.report import Curve
 from lit_offrl.rng import seed_draws
 from lit_offrl_callbacks.diagnostic import Diagnostic, offline_data
 
@@ -82,6 +83,12 @@ class KLDivergence(Diagnostic):
         watch, fail = self.total if n_dims == 1 else self.per_dimension
         floor = self._fit.self_kl_bits or 0.0
         self._limits = Limits(watch, fail, self.too_close, n_dims, floor)
+
+    def curves(self) -> list[Curve]:
+        """Distance from the behavior policy over training."""
+        ylabel = "bits" if self._limits.n_dims == 1 else "bits per action dimension"
+        labels = {"kl_behavior": "KL(π‖β̂)", "kl_support": "below β̂'s most usual action"}
+        return self.history_curve("Distance from the behavior policy", ylabel, labels)
 
     def diagnose(self, trainer: Trainer, pl_module: LightningModule) -> list[Finding]:
         """Compare the policies at the probe's observations."""

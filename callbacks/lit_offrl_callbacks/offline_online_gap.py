@@ -9,10 +9,10 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 
 from lit_offrl.errors import InputError, NotApplicableError
-from lit_offrl.evaluation import RawPolicy, make_env
+from lit_offrl.evaluation import RawPolicy
 from lit_offrl.evaluation.columns import Columns
 from lit_offrl.evaluation.diagnosis.gap import episode_spread
-from lit_offrl.evaluation.diagnosis.gap_episodes import Array, Terms, play_numbers
+from lit_offrl.evaluation.diagnosis.gap_episodes import Array, Terms, play_numbers, weighing_limit
 from lit_offrl.evaluation.diagnosis.gap_findings import (
     critic_finding,
     distrusted,
@@ -22,7 +22,7 @@ from lit_offrl.evaluation.diagnosis.gap_findings import (
 )
 from lit_offrl.evaluation.estimate import Estimate
 from lit_offrl.evaluation.finding import Finding
-from lit_offrl.evaluation.probe import UNKNOWN_TAIL, in_raw_scale, make_probe
+from lit_offrl.evaluation.probe import in_raw_scale, make_probe
 from lit_offrl.rng import seed_draws
 from lit_offrl_callbacks.diagnostic import Diagnostic, offline_data
 
@@ -104,11 +104,7 @@ class OfflineOnlineGap(Diagnostic):
             return "`episodes` is 0", None
         if self._policy.spec.env_spec is None and self.env_id is None:
             return "no environment is recorded: name one in `env_id`", None
-        env = make_env(self._policy.spec, self.env_id)
-        env.close()
-        limit = None if env.spec is None else env.spec.max_episode_steps
-        weighs = limit is not None and discount**limit >= UNKNOWN_TAIL
-        return "", limit if weighs else None
+        return "", weighing_limit(self._policy.spec, self.env_id, discount)
 
     def diagnose(self, trainer: Trainer, pl_module: LightningModule) -> list[Finding]:
         """Ask the critic, play, and compare."""

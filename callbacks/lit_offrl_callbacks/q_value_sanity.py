@@ -1,24 +1,23 @@
 """Whether a critic's values are plausible, while it trains."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
 from lightning import LightningModule, Trainer
-from torch import Tensor
 
 from lit_offrl.errors import InputError, NotApplicableError
-from lit_offrl.evaluation.diagnosis import q_learning, q_sanity
+from lit_offrl.evaluation.diagnosis import q_history, q_learning, q_sanity
 from lit_offrl.evaluation.diagnosis.q_answers import (
     Critic,
     all_finite,
-    ask_all,
-    features_of,
-    random_actions,
 )
+from lit_offrl.evaluation.diagnosis.q_questions import Questions
 from lit_offrl.evaluation.diagnosis.q_sanity import Answers, QThresholds
 from lit_offrl.evaluation.finding import Finding, not_applicable
-from lit_offrl.evaluation.probe import Probe, make_probe, return_facts
+from lit_offrl.evaluation.probe import return_facts
+from lit_offrl.report import Curve, Scatter
 from lit_offrl.rng import seed_draws
 from lit_offrl_callbacks.diagnostic import Diagnostic, offline_data
 
@@ -79,6 +78,7 @@ class QValueSanity(Diagnostic):
         self.thresholds = thresholds or QThresholds()
         self.trend: list[dict[str, float]] = []
         """Mean Q(s, a), Q(s, π(s)) and feature product, and ``update``, at each diagnosis."""
+        self._known: list[tuple[list[float], list[float]]] = []  # logged returns and their Q
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check what is asked, and draw the sample."""
@@ -91,25 +91,18 @@ class QValueSanity(Diagnostic):
         if not isinstance(discount := getattr(pl_module, "discount", None), int | float):
             raise InputError(f"QValueSanity: {name} has no number `discount`: set it.")
         data = offline_data(trainer, "QValueSanity")
-        self._scaling = data.scaling
         self._facts = return_facts(data.train, data.scaling, discount)
-        n_actions = data.action_dim if data.discrete else None
         held_out = data.held_out_transitions
-        parts = [held_out, data.train] if held_out.n_episodes else [data.train]
-        probes = [
-            make_probe(part, data.scaling, discount, self.rows, self.starts, self.seed)
-            for part in parts
-        ]
-        rank, world = trainer.global_rank, trainer.world_size
-        if (fewest := min(len(probe.reward) for probe in probes)) < world:
-            raise InputError(
-                f"QValueSanity: {world} devices cannot share {fewest} rows: raise `rows` or "
-                "`data.held_out`."
-            )
-        others = random_actions(probes[0], n_actions, self.seed)  # (K, M, ...)
-        self._others = others[:, rank::world]
-        shares = [probe.share(rank, world) for probe in probes]
-        self._probe, self._trained = shares[0], shares[1] if len(shares) > 1 else None
+        self._questions = Questions(
+            [held_out, data.train] if held_out.n_episodes else [data.train],
+            data.scaling,
+            discount,
+            data.action_dim if data.discrete else None,
+            self.rows,
+            self.starts,
+            self.seed,
+            (trainer.global_rank, trainer.world_size),
+        )
 
     def diagnose(self, trainer: Trainer, pl_module: LightningModule) -> list[Finding]:
         """Ask about the sample, on every rank about its share."""
@@ -118,65 +111,59 @@ class QValueSanity(Diagnostic):
         with torch.random.fork_rng(cuda):  # the policy may draw, and training must not notice
             seed_draws(self.seed, like.device)
             try:
-                answers = ask_all(cast(Critic, pl_module), *self._questions(like))
+                answers = self._questions.ask(cast(Critic, pl_module), like)
             except NotApplicableError as error:
                 return [not_applicable("q_values", str(error))]
+        known = answers["mc_return"].isfinite()
+        if known.any():
+            returns, q = (answers[name][known].tolist() for name in ("mc_return", "q_data"))
+            self._known = [(returns, q)]
         numbers = [values for name, values in answers.items() if name != "mc_return"]
         if not all_finite(pl_module) or not all(bool(v.isfinite().all()) for v in numbers):
-            return self._broken()
+            return q_sanity.broken(sorted({*CHECKS, *self.findings} - {"q_nan"}))
         return [
             Finding("q_nan", "ok", "All values and parameters are finite numbers.", value=0.0),
             *(check(answers, self._facts, self.thresholds) for check in CHECKS.values()),
             *self._over_time(trainer.global_step, pl_module, answers),
         ]
 
-    def _questions(self, like: Tensor) -> tuple[Probe, Tensor, Probe | None, float]:
-        """What :func:`ask_all` takes, on the device and in the precision of a parameter."""
-        others = self._others.to(like if self._others.is_floating_point() else like.device)
-        trained = None if self._trained is None else self._trained.to(like)
-        return self._probe.to(like), others, trained, self._scaling.reward_scale
-
-    def _broken(self) -> list[Finding]:
-        """The one finding of a critic with NaN, and of what cannot be said any more."""
-        names = sorted({*CHECKS, *self.findings} - {"q_nan"})
-        reason = "Some values or parameters are NaN or infinite."
-        advice = "Stop: go back to the last good checkpoint and lower `lr` or check the data."
-        return [
-            Finding("q_nan", "fail", reason, advice, 1.0),
-            *(not_applicable(name, reason) for name in names),
-        ]
-
     def _over_time(
         self, update: int, pl_module: LightningModule, answers: Answers
     ) -> list[Finding]:
         """Findings about the history, and those that only some algorithms have."""
-        facts, limits = self._facts, self.thresholds
-        columns = ("q_data", "q_policy", "feature_product")
-        means = {name: answers[name].mean().item() for name in columns if name in answers}
+        means = {name: answers[name].mean().item() for name in q_history.SERIES if name in answers}
         self.trend.append({"update": float(update), **means})
-        series = {
-            name: [(point["update"], point[name]) for point in self.trend if name in point]
-            for name in columns
-        }
-        if update < limits.burn_in:
-            reason = f"Not judged before update {limits.burn_in:,}."
-            found = [not_applicable("q_constant", reason)]
-        else:
-            found = [q_sanity.q_constant(answers, facts, limits)]
-        found += [q_learning.q_drift(series["q_policy"], facts, limits)]
-        if (features := features_of(answers)) is None:
-            reason = "The critic's features cannot be seen: it is no network of this library."
-            found += [not_applicable(name, reason) for name in ("q_rank", "q_coadaptation")]
-        else:
-            products, q_data = series["feature_product"], series["q_data"]
-            found.append(q_learning.q_rank(features))
-            found.append(q_learning.q_coadaptation(products, q_data, facts, limits))
-        temperature = getattr(pl_module, "inverse_temperature", None)
-        if temperature is not None and "advantage" in answers:
-            found.append(q_learning.awr_weights(answers["advantage"], temperature, limits))
-        if hasattr(pl_module, "cql_alpha"):
-            found.append(q_learning.cql_trend(series["q_data"], facts, limits))
-        return found
+        return q_history.judge(
+            self.trend,
+            answers,
+            self._facts,
+            self.thresholds,
+            inverse_temperature=getattr(pl_module, "inverse_temperature", None),
+            conservative=hasattr(pl_module, "cql_alpha"),
+        )
+
+    def curves(self) -> list[Curve]:
+        """Mean values over training, with what the log returned."""
+        names = {"q_policy": "Q(s, π(s))", "q_data": "Q(s, a) of the log"}
+        points = [point for point in self.trend if names.keys() <= point.keys()]
+        known = self._facts.mean_return if points else math.nan
+        return [
+            Curve(
+                "Values over training",
+                "mean value (raw reward)",
+                [point["update"] for point in points],
+                {label: [point[name] for point in points] for name, label in names.items()},
+                hlines={"mean logged return-to-go": known} if math.isfinite(known) else {},
+            )
+        ] * bool(points) + self.history_curve(
+            "Weights of advantage-weighted regression", "mean weight", {"awr_weights": "mean"}
+        )
+
+    def scatters(self) -> list[Scatter]:
+        """Values against the returns that followed, at the latest diagnosis."""
+        title, x, y = "Q against the logged return", "logged return-to-go", "Q(s, a)"
+        axes = (f"{x} (raw reward)", f"{y} (raw reward)")
+        return [Scatter.of(title, *axes, returns, q) for returns, q in self._known]
 
     def state_dict(self) -> dict[str, Any]:
         """Return findings, history and trend, in plain types."""

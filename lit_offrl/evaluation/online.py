@@ -7,17 +7,15 @@ from torch import Tensor
 
 from lit_offrl.data import Transitions
 from lit_offrl.errors import InputError
-from lit_offrl.evaluation.diagnosis.gap_episodes import Array, Terms, play_numbers
+from lit_offrl.evaluation.diagnosis.gap_episodes import Array, Terms, play_numbers, weighing_limit
 from lit_offrl.evaluation.diagnosis.gap_findings import (
     distrusted,
     estimate_finding,
     reward_range_finding,
 )
-from lit_offrl.evaluation.environment import make_env
 from lit_offrl.evaluation.estimators.intervals import Interval, student_t_interval
 from lit_offrl.evaluation.finding import Finding
 from lit_offrl.evaluation.off_policy import PolicyEvaluation
-from lit_offrl.evaluation.probe import UNKNOWN_TAIL
 from lit_offrl.evaluation.raw_policy import RawPolicy
 from lit_offrl.evaluation.target import TargetPolicy
 
@@ -67,11 +65,7 @@ def play_online(
     """
     if episodes < 2:
         raise InputError(f"`--online` takes 2 episodes or more, not {episodes}.")
-    env = make_env(policy.spec, env_id)
-    env.close()
-    limit = None if env.spec is None else env.spec.max_episode_steps
-    if limit is not None and evaluation.discount**limit < UNKNOWN_TAIL:
-        limit = None
+    limit = weighing_limit(policy.spec, env_id, evaluation.discount)
     rewards = transitions.reward
     logged = (float(rewards.min()), float(rewards.max()))
     terms = Terms(evaluation.discount, 0.0, limit, logged)

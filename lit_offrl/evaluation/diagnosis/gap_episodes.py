@@ -11,8 +11,11 @@ from minari.serialization import deserialize_space
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lit_offrl.data import DatasetSpec
 from lit_offrl.data.spaces import flatten_observations
 from lit_offrl.evaluation.diagnosis.gap import bootstrapped_returns
+from lit_offrl.evaluation.environment import make_env
+from lit_offrl.evaluation.probe import UNKNOWN_TAIL
 from lit_offrl.evaluation.raw_policy import RawPolicy
 from lit_offrl.evaluation.rollout import Rollouts, play
 
@@ -82,6 +85,23 @@ def play_numbers(
         "high": np.array([r.max() for r in rewards]),
         "outside": np.array([count_outside(r, terms.logged_rewards) for r in rewards], np.float64),
     }
+
+
+def weighing_limit(spec: DatasetSpec, env_id: str | None, discount: float) -> int | None:
+    """Make the environment once, and return its time limit if what lies behind weighs 5 %.
+
+    Args:
+        spec: The data set.
+        env_id: Environment to play in instead of the recorded one.
+        discount: γ.
+
+    Raises:
+        InputError: If there is no such environment, or it does not fit.
+    """
+    env = make_env(spec, env_id)
+    env.close()
+    limit = None if env.spec is None else env.spec.max_episode_steps
+    return limit if limit is not None and discount**limit >= UNKNOWN_TAIL else None
 
 
 def count_outside(rewards: Array, logged: tuple[float, float]) -> int:

@@ -5,7 +5,7 @@ about values, all in raw scale. Sizes are shares of S, the spread of the log's d
 so that no verdict depends on the units of the reward.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -256,3 +256,17 @@ def q_sign(answers: Answers, facts: ReturnFacts, limits: QThresholds) -> Finding
     meaning = f"The largest Q is {top:.4g}, and no reward is negative."
     advice = "Negative values cannot be true: lower `cql_alpha` or check `reward_shift`."
     return Finding("q_sign", verdict, meaning, advice if verdict == "fail" else "", top)
+
+
+def broken(names: Iterable[str]) -> list[Finding]:
+    """Return the one finding of a critic with NaN, and what cannot be said any more.
+
+    Args:
+        names: Of the findings that it would else have.
+    """
+    reason = "Some values or parameters are NaN or infinite."
+    advice = "Stop: go back to the last good checkpoint and lower `lr` or check the data."
+    return [
+        Finding("q_nan", "fail", reason, advice, 1.0),
+        *(not_applicable(name, reason) for name in names),
+    ]
