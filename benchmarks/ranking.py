@@ -13,6 +13,9 @@ it was stopped. The sets are looked for in ``MINARI_DATASETS_PATH``. Needs Pytho
 
 import argparse
 import json
+import os
+import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +26,17 @@ from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
 import lit_offrl.algorithms
+from benchmarks.export import export_transitions
 from benchmarks.peers.settings import ALGORITHMS, BATCH_SIZE
+from benchmarks.ranking_report import report
 from lit_offrl import load
-from lit_offrl.data import OfflineDataModule
+from lit_offrl.checkpoint import LoadedPolicy
+from lit_offrl.data import OfflineDataModule, load_dataset
+from lit_offrl.errors import NotApplicableError
 from lit_offrl.evaluation import evaluate
+from lit_offrl.evaluation.estimators.fitted_q import fit_fqe
+from lit_offrl.evaluation.logged import logged_data
+from lit_offrl.evaluation.target import GreedyPolicy
 
 DATASETS = ("hopper/medium-v0", "hopper/medium_replay-v0", "hopper/medium_expert-v0")
 UPDATES = {
@@ -37,6 +47,9 @@ UPDATES = {
 }
 EPISODES = 50
 FIRST_SEED = 20_000
+FQE_UPDATES = 4_000
+FQE_MEMBERS = 2
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -135,17 +148,116 @@ def train_all(records: Records, out: Path) -> None:
                 )
 
 
+def estimate_all(records: Records, out: Path) -> None:
+    """Estimate the value of each checkpoint by FQE, and the support of its actions."""
+    for run, update in trained(out):
+        about = {"what": "lit_offrl", **vars(run), "update": update}
+        if records.has(**about):
+            continue
+        policy = load(run.checkpoint(out, update))
+        transitions, _ = load_dataset(run.dataset)
+        algorithm = policy.algorithm
+        greedy = GreedyPolicy(algorithm)
+        start = time.process_time()
+        data = logged_data(transitions, policy.scaling)
+        fitted = fit_fqe(data, greedy, algorithm.discount, FQE_UPDATES, members=FQE_MEMBERS)
+        critic = _critic_values(policy, data.obs[data.first])
+        records.add(
+            **about,
+            value=fitted.value,
+            std_error=fitted.std_error,
+            critic=critic,
+            cpu_s=time.process_time() - start,
+        )
+
+
+@torch.no_grad()
+def _critic_values(policy: LoadedPolicy, obs: torch.Tensor) -> list[float] | None:
+    """What the training's own critic promises from first observations, in raw reward."""
+    algorithm = policy.algorithm
+    try:
+        q = algorithm.q_values(obs, algorithm.act(obs)).amin(0)
+    except NotApplicableError:
+        return None
+    return (q / policy.scaling.reward_scale).tolist()
+
+
+def estimate_with_peer(records: Records, out: Path, python: str) -> None:
+    """Estimate the value of each checkpoint by d3rlpy's FQE, fed with the same transitions."""
+    for run, update in trained(out):
+        about = {"what": "d3rlpy", **vars(run), "update": update}
+        if records.has(**about):
+            continue
+        policy = load(run.checkpoint(out, update))
+        data = OfflineDataModule(
+            run.dataset, held_out=0.0, normalize_obs=bool((policy.scaling.obs_mean != 0).any())
+        )  # raw rewards, whatever the policy was trained with
+        exported = (
+            out.resolve() / "data" / f"{run.dataset.replace('/', '_')}-{data.normalize_obs}.npz"
+        )
+        if not exported.exists():
+            exported.parent.mkdir(exist_ok=True)
+            export_transitions(data, exported)
+        traced = out.resolve() / "data" / "policy.pt"
+        _save_policy(policy.algorithm, traced)
+        request = {
+            "task": "fqe",
+            "data": str(exported),
+            "policy": str(traced),
+            "discount": policy.algorithm.discount,
+            "updates": FQE_UPDATES,
+            "members": FQE_MEMBERS,
+        }
+        done = subprocess.run(
+            [python, "-m", "benchmarks.peers.d3rlpy_worker"],
+            input=json.dumps(request) + "\n",
+            capture_output=True,
+            text=True,
+            cwd=out,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        if done.returncode:
+            raise RuntimeError(done.stderr[-2000:])
+        records.add(**about, **json.loads(done.stdout))
+
+
+def _save_policy(algorithm: lit_offrl.algorithms.OfflineAlgorithm, path: Path) -> None:
+    """Make a file of the greedy policy that another Python can load."""
+    example = torch.zeros(2, algorithm.hparams["obs_dim"])
+    algorithm.requires_grad_(False)
+    traced: Any = torch.jit.trace(  # type: ignore[no-untyped-call]
+        lambda obs: algorithm.act(obs), example, check_trace=False
+    )
+    traced.save(str(path))
+
+
+def trained(out: Path) -> Iterator[tuple[Run, int]]:
+    """Runs and updates of which there are checkpoints."""
+    for run in runs():
+        for update in UPDATES[run.algorithm]:
+            if run.checkpoint(out, update).exists():
+                yield run, update
+
+
 def main() -> None:
     """Do one stage."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("stage", choices=["train"])
+    parser.add_argument("stage", choices=["train", "estimate", "peer", "report"])
     parser.add_argument("--out", type=Path, default=Path("runs/ranking"))
+    parser.add_argument("--d3rlpy-python", default="", help="Python that has d3rlpy 2.8.1")
+    parser.add_argument("--images", type=Path, help="folder of the plot; by default --out")
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     records = Records(options.out / "records.jsonl")
     if options.stage == "train":
         train_all(records, options.out)
+    elif options.stage == "estimate":
+        estimate_all(records, options.out)
+    elif options.stage == "peer":
+        estimate_with_peer(records, options.out, options.d3rlpy_python)
+    else:
+        report(records.lines, options.images or options.out)
 
 
 if __name__ == "__main__":

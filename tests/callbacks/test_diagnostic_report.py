@@ -95,7 +95,7 @@ def test_an_interrupted_run_leaves_a_report_that_says_so(tmp_path: Path) -> None
     with pytest.raises(RunInterrupted):
         train_iql(tmp_path, QValueSanity(rows=100), Signal(12), Interruption(str(tmp_path)))
     assert report(tmp_path)["why"].startswith("The run was interrupted before its end.")
-    assert report(tmp_path)["ledger"]["gradient updates"] == 16
+    assert report(tmp_path)["ledger"]["gradient updates"] == 14
 
 
 def test_a_report_that_cannot_be_written_does_not_spoil_the_run(
