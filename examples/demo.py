@@ -1,4 +1,4 @@
-"""Train behavior cloning and IQL on one small data set and compare what they return.
+"""Train behavior cloning and IQL on one small data set, compare them, and judge IQL by the log.
 
 Run by `make demo`; takes no options.
 """
@@ -22,6 +22,7 @@ from lit_offrl.evaluation import evaluate
 DATASET = "pendulum/mixed"
 FOLDER = Path("runs/demo")
 EPISODES = 20
+QUICK = ["--fqe_updates", "2500", "--model_updates", "2500"]  # half of the default
 SETTINGS = {
     "BC": ["-c", "bc/classic_control.yaml"],
     "IQL": ["-c", "iql/classic_control.yaml"],
@@ -71,6 +72,9 @@ def demo() -> None:
         console.print(f"  {name} checkpoint: {folder / 'checkpoints' / 'last.ckpt'}")
     console.print(f"  plot: {plot(folders, float(returns.mean()))}")
     console.print(f"  TensorBoard: tensorboard --logdir {FOLDER}", soft_wrap=True)
+
+    console.print("\nWithout those episodes, what does the log alone say of IQL?")
+    main(["evaluate", str(folders["IQL"] / "checkpoints" / "last.ckpt"), *QUICK])
 
 
 if __name__ == "__main__":

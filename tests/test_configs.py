@@ -75,6 +75,7 @@ def test_config_trains_two_updates(name: str, tmp_path: Path) -> None:
         "--data.dataset_id": dataset,
         "--data.batch_size": 8,
         "--trainer.max_steps": 2,
+        "--diagnostics": "false",  # they are the same for all
         "--trainer.accelerator": "cpu",
         "--trainer.logger": "false",
         "--trainer.enable_progress_bar": "false",

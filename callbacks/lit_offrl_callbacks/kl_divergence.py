@@ -72,11 +72,11 @@ class KLDivergence(Diagnostic):
         data = offline_data(trainer, "KLDivergence")
         if not any(callable(getattr(pl_module, name, None)) for name in ("policy", "act")):
             raise InputError(f"{type(pl_module).__name__} has no `policy(obs)`: write one.")
-        with torch.random.fork_rng(devices=[]):  # making networks draws their first weights
-            self._fit = cached_behavior(data.train, data.scaling, data.spec, seed=self.seed)
+        # every logged episode counts, also where only the best are trained on
+        self._fit = cached_behavior(data.logged, data.scaling, data.spec, seed=self.seed)
         self._of_fit = self._fit.findings()
         held_out = data.held_out_transitions
-        rows = held_out if len(held_out) else data.train
+        rows = held_out if len(held_out) else data.logged
         self._probe = make_probe(rows, data.scaling, 0.0, self.rows, 1, self.seed)
         self._n_actions = data.action_dim if data.discrete else None
         n_dims = 1 if data.discrete else data.action_dim

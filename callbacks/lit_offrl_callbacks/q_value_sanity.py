@@ -91,7 +91,7 @@ class QValueSanity(Diagnostic):
         if not isinstance(discount := getattr(pl_module, "discount", None), int | float):
             raise InputError(f"QValueSanity: {name} has no number `discount`: set it.")
         data = offline_data(trainer, "QValueSanity")
-        self._facts = return_facts(data.train, data.scaling, discount)
+        self._facts = return_facts(data.logged, data.scaling, discount)
         held_out = data.held_out_transitions
         self._questions = Questions(
             [held_out, data.train] if held_out.n_episodes else [data.train],

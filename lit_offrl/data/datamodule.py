@@ -134,10 +134,9 @@ class OfflineDataModule(LightningDataModule):
         return Layout(self.obs_dim, self.action_dim, self.discrete, self.extras)
 
     @cached_property
-    def _split(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Episodes for training and held-out ones, each in the data's order."""
-        transitions, _ = self._loaded
-        n = transitions.n_episodes
+    def _whole_split(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Episodes that are not held out and those that are, each in the data's order."""
+        n = self._loaded[0].n_episodes
         order = np.random.default_rng(self.split_seed).permutation(n)
         n_held_out = min(max(round(self.held_out * n), 1), n - 1) if self.held_out > 0 else 0
         if self.held_out > 0 and n == 1:
@@ -145,11 +144,21 @@ class OfflineDataModule(LightningDataModule):
                 "Data set `%s` has one episode: all of it is trained on and none held out.",
                 self.dataset_id,
             )
-        held_out, train = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
+        return np.sort(order[n_held_out:]), np.sort(order[:n_held_out])
+
+    @cached_property
+    def _split(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The same with the best of the former alone, if ``top_fraction`` asks for that."""
+        train, held_out = self._whole_split
         if self.top_fraction < 1:
-            best = np.argsort(-transitions.returns()[train], kind="stable")
+            best = np.argsort(-self._loaded[0].returns()[train], kind="stable")
             train = np.sort(train[best[: math.ceil(self.top_fraction * len(train))]])
         return train, held_out
+
+    @cached_property
+    def logged(self) -> Transitions:
+        """All transitions that are not held out, whatever ``top_fraction`` is: for statistics."""
+        return self._loaded[0].select_episodes(self._whole_split[0])
 
     @cached_property
     def train(self) -> Transitions:

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_offrl.errors import InputError
+
 
 @dataclass(frozen=True)
 class Transitions:
@@ -30,6 +32,12 @@ class Transitions:
     truncated: NDArray[np.bool_]
     episode: NDArray[np.int64]
     behavior_log_prob: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("reward", "terminated", "truncated", "episode", "behavior_log_prob"):
+            column = getattr(self, name)
+            if column is not None and column.ndim != 1:  # (N, 1) and (N,) would make (N, N)
+                raise InputError(f"`{name}` has shape {column.shape}: it takes one number per row.")
 
     def __len__(self) -> int:
         return len(self.reward)

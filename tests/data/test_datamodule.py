@@ -273,3 +273,10 @@ def test_a_batch_size_that_does_not_divide_by_the_devices_is_refused() -> None:
     module.trainer = trainer
     with pytest.raises(InputError, match="does not divide by 2 devices"):
         module.train_dataloader()
+
+
+def test_the_logged_transitions_keep_what_top_fraction_leaves_out() -> None:
+    whole = OfflineDataModule(NAME, held_out=0.25)
+    best = OfflineDataModule(NAME, held_out=0.25, top_fraction=0.4)
+    assert np.array_equal(best.logged.reward, whole.train.reward)
+    assert best.train.n_episodes < best.logged.n_episodes == whole.train.n_episodes

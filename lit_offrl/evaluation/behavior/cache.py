@@ -121,7 +121,8 @@ def _read(path: Path) -> BehaviorFit | None:
         if hashlib.blake2b(body, digest_size=_DIGEST).digest() != digest:
             raise ValueError("checksum differs")
         values = torch.load(io.BytesIO(body), weights_only=True)
-        policy = BehaviorPolicy(**values["dims"])
+        with torch.random.fork_rng(devices=[]):  # first weights are drawn, then replaced
+            policy = BehaviorPolicy(**values["dims"])
         policy.load_state_dict(values["weights"])
         scores = Scores(**values["scores"])
         return BehaviorFit(policy.requires_grad_(False).eval(), scores, **values["fit"])
