@@ -1,6 +1,8 @@
-"""What the pages say of the code: logged metrics, arguments, and links that lead somewhere."""
+"""What the pages say of the code: metrics, arguments, findings, limits, options, and links."""
 
+import ast
 import inspect
+import math
 import re
 from pathlib import Path
 
@@ -10,10 +12,22 @@ import torch
 from lit_offrl import algorithms
 from lit_offrl.algorithms import OfflineAlgorithm
 from lit_offrl.batch import Batch
+from lit_offrl.cli import main
+from lit_offrl.evaluation import verdict
+from lit_offrl.evaluation.behavior import findings as behavior
+from lit_offrl.evaluation.behavior import support
+from lit_offrl.evaluation.diagnosis import gap, gap_findings, q_learning, q_sanity
+from lit_offrl.evaluation.off_policy import OffPolicyOptions
+from lit_offrl_callbacks.kl_divergence import KLDivergence
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs" / "algorithms").glob("*.md"))
 NAMES = sorted(set(algorithms.__all__) - {"OfflineAlgorithm"})
+DIAGNOSTICS = (ROOT / "docs" / "diagnostics.md").read_text(encoding="utf-8")
+EVALUATION = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+CALLBACKS = ROOT / "callbacks" / "lit_offrl_callbacks"
+MAKERS = {"Finding", "not_applicable", "no_scale", "too_short", "gap_finding", "_compared"}
+READERS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "callbacks/README.md"]
 SECTIONS = ["Equations", "Departures", "Logged metrics", "When it fails"]
 
 every_algorithm = pytest.mark.parametrize("name", NAMES)
@@ -71,9 +85,140 @@ def test_departures_are_numbered_from_one(page: Path) -> None:
     assert numbers
 
 
+def findings_in_the_code() -> set[str]:
+    """Names that calls of `Finding`, or of what makes one, are given as text or as a local name."""
+    names: set[str] = set()
+    for path in [*(ROOT / "lit_offrl" / "evaluation").rglob("*.py"), *CALLBACKS.glob("*.py")]:
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(function, ast.FunctionDef):
+                known = local_names(function)
+                for call in ast.walk(function):
+                    if isinstance(call, ast.Call) and call.args and called(call) in MAKERS:
+                        names |= texts(call.args[0], known)
+    return names
+
+
+def called(call: ast.Call) -> str:
+    name: str = getattr(call.func, "id", getattr(call.func, "attr", ""))
+    return name
+
+
+def texts(node: ast.expr, known: dict[str, str]) -> set[str]:
+    """The text that an expression is, or nothing."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return {node.value}
+    return {known[node.id]} if isinstance(node, ast.Name) and node.id in known else set()
+
+
+def local_names(function: ast.FunctionDef) -> dict[str, str]:
+    """Local names that stand for a text, by `name = "..."` or `name, x = "...", y`."""
+    found: dict[str, str] = {}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign):
+            pairs = [(node.targets[0], node.value)]
+            if isinstance(node.targets[0], ast.Tuple) and isinstance(node.value, ast.Tuple):
+                pairs = list(zip(node.targets[0].elts, node.value.elts, strict=True))
+            found |= {n.id: t for n, v in pairs if isinstance(n, ast.Name) for t in texts(v, {})}
+    return found
+
+
+def rows(page: str) -> dict[str, str]:
+    """Rows of a page's tables under the names in their first cells."""
+    lines = re.findall(r"^\| (`[^|]*`) \|(.*)\|$", page, re.MULTILINE)
+    return {name: row for cell, row in lines for name in re.findall(r"`([^`]+)`", cell)}
+
+
+def test_every_finding_has_a_row_and_every_row_is_a_finding() -> None:
+    listed = {name for name in rows(DIAGNOSTICS) if re.fullmatch(r"[a-z]+_[a-z_]+", name)}
+    assert listed == findings_in_the_code() - {"support", "fqe_convergence"}
+    assert all(f"`{name}`" in DIAGNOSTICS for name in ("support", "fqe_convergence"))
+
+
+def limits() -> dict[str, list[str]]:
+    """What the code's limits look like in the rows of the findings that they belong to."""
+    q, kl = q_sanity.QThresholds(), inspect.signature(KLDivergence).parameters
+    kl_total, kl_dim = kl["total"].default, kl["per_dimension"].default
+    outside = (gap_findings.OUTSIDE_WATCH, gap_findings.OUTSIDE_FAIL)
+    return {
+        "q_bounds": [f"above {q.outside * 100:g} %", f"{q.tolerance:g} S", f"{q.near_bound:g} U"],
+        "q_vs_mc": [
+            f"below -{q.under:g}",
+            f"below {q.rank_correlation:g}",
+            f"{q_sanity.MIN_KNOWN} rows",
+        ],
+        "q_policy_gap": [f"above {q.policy_gap[0]:g} |", f"above {q.policy_gap[1]:g} |"],
+        "q_ood_gap": [f"above {q.ood_gap:g}:"],
+        "q_constant": [f"({q.burn_in:,} updates)", f"below 1e{math.log10(q.constant):g}"],
+        "q_sign": [f"-{q.tolerance:g} S"],
+        "q_td_error": [f"ratio above {q.td_ratio:g}", f"tail above {q.td_tail:g}"],
+        "q_disagreement": [f"above {q.disagreement:g} |"],
+        "q_drift": [
+            f"above {q.drift:g} ",
+            f"last {q_learning.WINDOW} ",
+            f"needs {q_learning.MIN_POINTS} ",
+        ],
+        "q_coadaptation": [f"{q_learning.NOTABLE:g} S"],
+        "awr_weights": [
+            f"above {q.clipped * 100:g} %",
+            f"below {q.effective_rows * 100:g} %",
+            f"below {q.mean_weight:g};",
+            f"below {q_learning.FLAT_MEAN:g} ",
+            f"below {q.best_weight:g} ",
+        ],
+        "cql_trend": [f"{q_learning.NOTABLE:g} S"],
+        "kl_behavior": [
+            f"{kl_total[0]:g} bit ",
+            f"{kl_dim[0]:g} bits per",
+            f"| {kl_total[1]:g}; {kl_dim[1]:g} per",
+        ],
+        "kl_too_close": [f"below {kl['too_close'].default:g} bits"],
+        "behavior_ece": [f"| {limit:g} |" for limit in behavior.ECE_LIMITS],
+        "behavior_pit": [f"| {behavior.PIT_LIMITS[0]:g}:", f"| {behavior.PIT_LIMITS[1]:g} |"],
+        "behavior_unexplained": [f"| {limit:g} |" for limit in behavior.UNEXPLAINED_LIMITS],
+        "behavior_overfit": [f"| {behavior.OVERFIT_NATS:g} |"],
+        "gap_reward_range": [f"| {share * 100:g} %" for share in outside],
+        "gap_critic": [f"below -{gap.MARGIN:g};", f"above {gap.MARGIN:g} |"],
+    }
+
+
+@pytest.mark.parametrize("name", limits())
+def test_the_limits_of_a_finding_are_those_of_the_code(name: str) -> None:
+    row = f"{rows(DIAGNOSTICS)[name]}|"
+    missing = [text for text in limits()[name] if text not in row]
+    assert not missing, row
+
+
+def test_the_limits_of_the_verdict_are_those_of_the_code() -> None:
+    for text in (
+        f"above {support.WATCH:g} `watch`, above {support.NO_SUPPORT:g} `NO_SUPPORT`",
+        f"more than {verdict.MOST_UNSUPPORTED * 100:g} % of its episodes",
+        f"below max({verdict.LEAST_SAMPLE}, n/{1 / verdict.LEAST_SAMPLE_SHARE:g})",
+        f"k above {verdict.LARGEST_PARETO_K:g}",
+    ):
+        assert text in " ".join(EVALUATION.split()), text
+    assert verdict.LARGEST_SPREAD == 0.1  # "a tenth of S"
+    words = {"NO_SUPPORT", "AGREE", "DISAGREE", "SINGLE", "NONE"}
+    assert set(re.findall(r"`([A-Z_]+)`", section(EVALUATION, "The verdict"))) >= words
+
+
+def test_every_option_of_evaluate_is_listed_with_its_default(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    known = set(re.findall(r"^ +(--\w+)", capsys.readouterr().out, re.MULTILINE))
+    listed = rows(section(EVALUATION, "Options"))
+    assert listed.keys() - {"CHECKPOINT ..."} == known
+    table = section(EVALUATION, "Options").splitlines()
+    for name, default in vars(OffPolicyOptions()).items():
+        cells = next(line.split("|") for line in table if f"`--{name}`" in line)
+        place = re.findall(r"--(\w+)", cells[1]).index(name)
+        assert cells[2].split(", ")[place].strip(" `") == f"{default}"
+
+
 @pytest.mark.parametrize(
     "page",
-    sorted((ROOT / "docs").rglob("*.md")),
+    [*(ROOT / name for name in READERS), *sorted((ROOT / "docs").rglob("*.md"))],
     ids=lambda page: page.relative_to(ROOT).as_posix(),
 )
 def test_links_lead_to_files_and_headings(page: Path) -> None:

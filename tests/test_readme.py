@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from lightning import Callback
 from packaging.requirements import Requirement
 
 from examples import demo
 from lit_offrl.cli import main
-from lit_offrl.data.builtin import BUILTIN, pendulum
+from lit_offrl.data.builtin import BUILTIN, gridworld, pendulum
+from lit_offrl.evaluation.behavior.cache import cached_behavior
+from lit_offrl.evaluation.behavior.fit import fit_behavior
+from lit_offrl.evaluation.finding import Finding
+from lit_offrl.evaluation.off_policy import OffPolicyOptions, PolicyEvaluation
+from lit_offrl_callbacks.diagnostic import Diagnostic
 from tests.callbacks.training import data_module, fit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,7 +31,10 @@ TINY = [
     "--data.batch_size=8",
     "--data.updates_per_epoch=8",
     "--evaluation.episodes=1",
+    "--gap.episodes=2",
 ]
+QUICK: dict[str, Any] = {"fqe_updates": 60, "model_updates": 40, "rollouts": 50, "resamples": 100}
+QUICKLY = [f"--{name}={value}" for name, value in QUICK.items()]
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -46,11 +53,16 @@ def commands(text: str) -> list[list[str]]:
 
 @pytest.fixture(autouse=True)
 def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty working folder, and a built-in set of a few episodes."""
+    """An empty working folder, built-in sets of a few episodes, and hasty behavior models."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     monkeypatch.setenv("LIT_OFFRL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(BUILTIN, pendulum.DATASET_ID, lambda: pendulum.make(scale=0.02))
+    monkeypatch.setitem(BUILTIN, gridworld.DATASET_ID, lambda: gridworld.make(scale=0.05))
+    for function in (cached_behavior, fit_behavior):
+        defaults = function.__kwdefaults__
+        assert defaults is not None
+        monkeypatch.setitem(defaults, "updates", 20)
     for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):  # which seed_everything sets
         monkeypatch.setenv(name, "0")
         monkeypatch.delenv(name)
@@ -70,6 +82,10 @@ def run_shell_command(words: list[str]) -> None:
             assert (again / "checkpoints" / "last.ckpt").is_file()
         case ["lit-offrl", "fit", *options]:
             main(["fit", *options, *TINY])
+        case ["lit-offrl", "evaluate", checkpoint, *options]:
+            fewer = ["--online=2"] if "--online" in options else []
+            main(["evaluate", checkpoint, *options, *fewer, *QUICKLY])
+            assert (Path(checkpoint).parents[1] / "evaluation" / "best" / "report.html").is_file()
         case ["make", target, *variables]:
             command = ["make", "--dry-run", "-C", str(ROOT), target, *variables]
             subprocess.run(command, check=True, capture_output=True)
@@ -88,61 +104,89 @@ def check_extras(place: str) -> None:
     assert Requirement(f"lit_offrl{place[1:]}").extras <= names
 
 
+@pytest.mark.slow
 def test_the_readme_can_be_followed_from_top_to_bottom() -> None:
     shown = commands(README)
-    for prefix in (["make", "demo"], ["make", "test"], ["lit-offrl", "fit"], ["pip", "install"]):
-        assert any(words[: len(prefix)] == prefix for words in shown)
+    for prefix in ("make demo", "make test", "lit-offrl fit", "lit-offrl evaluate", "pip install"):
+        assert any(words[:2] == prefix.split() for words in shown)
     runs = [words for words in shown if words[:2] == ["lit-offrl", "fit"]]
     for words in sorted(runs, key=lambda words: "config.yaml" in words):  # needs a run before
         run_shell_command(words)
-        if words[2] == "-c" and words[3] != "config.yaml":
-            check_files_of_a_run()
+    check_files_of_a_run()
     for words in shown:
         if words not in runs:
             run_shell_command(words)
 
-    use, train = blocks(README, "python")
+    use, train, watch, judge = blocks(README, "python")
     namespace: dict[str, Any] = {}
     exec(use, namespace)
     assert namespace["action"].shape == (1,)
     assert namespace["action"].dtype == np.float32
-    fewer, count = re.subn(r"max_steps=\d+", "max_steps=16", train)
-    assert count == 1
-    exec(fewer, namespace)
+    exec(changed(train, r"max_steps=\d+", "max_steps=16"), namespace)
     assert namespace["model"].trainer.global_step == 16
     assert namespace["model"].expectile == 0.9
+    exec(changed(watch, r"max_steps=\d+", "max_steps=16"), namespace)
+    assert "q_bounds" in namespace["watch"].findings
+    namespace["quick"] = OffPolicyOptions(**QUICK)
+    exec(changed(judge, r"model\.discount\)", "model.discount, quick)"), namespace)
+    found: PolicyEvaluation = namespace["found"]
+    assert next(e.name for e in found.estimates if e.value is not None) == "FQE"
+
+
+def changed(code: str, pattern: str, replacement: str) -> str:
+    """Code with the one place that matches the pattern replaced, so that it takes less time."""
+    fewer, count = re.subn(pattern, replacement, code)
+    assert count == 1, pattern
+    return fewer
 
 
 def check_files_of_a_run() -> None:
     """Check that the files of the README's table are in the folder that it names."""
-    (folder,) = Path("runs").glob("*/*/*")
-    assert folder == Path("runs/pendulum-mixed/iql/seed-0")
+    folder = Path("runs/pendulum-mixed/iql/seed-0")
     table = README.partition("| file |")[2].partition("\n\n")[0]
     names = [name for row in table.splitlines() for name in re.findall(r"`([^` ]+)`", row[:60])]
-    assert len(names) == 5
+    assert len(names) == 8
     for name in names:
         assert (folder / name).exists() or (folder / "checkpoints" / name).exists(), name
 
 
 def test_the_callback_of_the_callbacks_readme_runs() -> None:
-    (code,) = blocks(CALLBACKS, "python")
+    _, code = blocks(CALLBACKS, "python")
     namespace: dict[str, Any] = {}
     exec(code, namespace)
-    callback: Callback = namespace["ActionSaturation"]()
+    callback: Diagnostic = namespace["ActionSaturation"]()
     trainer = fit(data_module(), callback)
     assert 0 <= trainer.callback_metrics["policy/saturation"] <= 1
+    assert callback.findings["policy_saturation"].verdict == "ok"
     assert commands(CALLBACKS) == []
+
+
+def test_the_module_of_the_callbacks_readme_is_trained_and_watched() -> None:
+    code, _ = blocks(CALLBACKS, "python")
+    code = changed(code, r"max_steps=\d+", "max_steps=16")
+    namespace: dict[str, Any] = {}
+    exec(changed(code, r"updates_per_epoch=\d+", "updates_per_epoch=8"), namespace)
+    assert namespace["model"].trainer.global_step == 16
+    found: dict[str, Finding] = {}
+    for callback in (c for c in namespace["watching"] if isinstance(c, Diagnostic)):
+        assert [point["update"] for point in callback.history] == [8, 16]
+        found |= callback.findings
+    for name in ("q_bounds", "q_vs_mc", "q_td_error", "q_nan"):
+        assert found[name].verdict != "not applicable", found[name]
+    assert found["kl_behavior"].value is not None
 
 
 def test_the_config_of_the_callbacks_readme_is_accepted() -> None:
     (text,) = blocks(CALLBACKS, "yaml")
     Path("callbacks.yaml").write_text(text)
-    options = ["--model", "BC", "--data.dataset_id", "pendulum/mixed", "--run_dir", "run"]
+    options = ["--model", "IQL", "--data.dataset_id", "pendulum/mixed", "--run_dir", "run"]
     main(["fit", *options, "-c", "callbacks.yaml", *TINY])
     saved = yaml.safe_load(Path("run/config.yaml").read_text())
     (callback,) = saved["trainer"]["callbacks"]
-    assert callback["class_path"].endswith("EarlyStopping")
-    assert yaml.safe_load(text)["evaluation"].keys() <= saved["evaluation"].keys()
+    assert callback["class_path"].endswith("StopOnFinding")
+    for group in ("evaluation", "q_values", "gap"):
+        assert yaml.safe_load(text)[group].items() <= saved[group].items() | {("episodes", 20)}
+    assert Path("run/checkpoints/sound.ckpt").is_file()
 
 
 def test_an_unknown_command_in_a_readme_is_noticed() -> None:
@@ -154,11 +198,13 @@ def test_an_unknown_command_in_a_readme_is_noticed() -> None:
         run_shell_command(unknown[0])
 
 
+@pytest.mark.slow
 def test_the_demo_ends_in_a_table_and_says_where_everything_lies(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(demo, "EPISODES", 2)
+    monkeypatch.setattr(demo, "QUICK", QUICKLY)
     tiny = {name: [*words, *TINY] for name, words in demo.SETTINGS.items()}
     monkeypatch.setattr(demo, "SETTINGS", tiny)
     demo.demo()
@@ -167,6 +213,7 @@ def test_the_demo_ends_in_a_table_and_says_where_everything_lies(
     for row in (r"data \(\d+ episodes\)", r"BC, last checkpoint", r"IQL, last checkpoint"):
         assert re.search(rf"{row}.*-?\d+ ± \d+", table), row
     assert re.search(r"The highest mean return is that of (data|BC|IQL)\.", table)
+    assert re.search(r"^[✔✘?] (USE|DO NOT USE|NOT SHOWN): ", table, re.MULTILINE)
     for name in ("BC", "IQL"):
         path = re.search(rf"{name} checkpoint: (\S+)", table)
         assert path is not None and Path(path[1]).is_file()

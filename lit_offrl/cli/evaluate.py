@@ -23,6 +23,8 @@ def main(args: Sequence[str]) -> list[Path]:
     config = _parser().parse_args(list(args))
     torch.set_num_threads(config.threads or torch.get_num_threads())
     options = OffPolicyOptions(**{key: config[key] for key in OffPolicyOptions.__annotations__})
+    if config.online < 0 or config.online == 1:  # before hours of work
+        raise InputError(f"`--online` takes 2 episodes or more, not {config.online}.")
     paths = [Path(path).expanduser() for path in config.checkpoints]
     policies = [load(path) for path in paths]
     transitions, spec = _log(config, paths, policies)

@@ -181,7 +181,7 @@ def _ranking_sentence(ranked: Sequence[Evaluated], known: bool, online: bool) ->
     if not known:
         return "None of these policies can be ranked: no estimator applies."
     first = f"{ranked[0].path} has the highest estimate."
-    usable = [one for one in ranked if one.evaluation.assessment.usable]
+    usable = [one for one in ranked if one.report().conclusion == "use"]
     trusted = "" if usable else " None is shown to be better than the logged behavior."
     if not online:
         return first + trusted

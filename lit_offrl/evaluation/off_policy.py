@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Literal
 
@@ -23,6 +23,7 @@ from lit_offrl.evaluation.behavior.support import support
 from lit_offrl.evaluation.diagnosis.gap import episode_spread
 from lit_offrl.evaluation.estimate import Estimate, inapplicable
 from lit_offrl.evaluation.estimators.dynamics import DynamicsEnsemble, fit_dynamics
+from lit_offrl.evaluation.estimators.fitted_q import check_size
 from lit_offrl.evaluation.estimators.fqe_values import QValues, network_values, tabular_values
 from lit_offrl.evaluation.estimators.intervals import student_t_interval
 from lit_offrl.evaluation.estimators.model_rollout import default_horizon, evaluate_in_model
@@ -78,6 +79,7 @@ class OffPolicyOptions:
             raise InputError("`softening` and `level` must lie between 0 and 1.")
         if min(self.model_updates, self.seed) < 0 or min(self.rollouts, self.resamples) < 1:
             raise InputError("The counts given to off-policy evaluation must not be negative.")
+        check_size(self.fqe_updates, self.fqe_members)
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ class LogEvaluator:
             self._regression(policy, values),
             self._model(policy),
         ]
-        estimates = screen(estimates, self.transitions.n_episodes)
+        estimates = [self._stamped(e) for e in screen(estimates, self.transitions.n_episodes)]
         behavior = self.behavior_value
         assert behavior.value is not None
         assessment = assess(
@@ -170,6 +172,12 @@ class LogEvaluator:
             self.transitions.n_episodes,
             values.state_value,
         )
+
+    def _stamped(self, estimate: Estimate) -> Estimate:
+        """Note γ, so that returns of another one are not compared with the estimate."""
+        if estimate.value is None:
+            return estimate
+        return replace(estimate, details={**estimate.details, "discount": self.discount})
 
     def target(self, algorithm: LightningModule) -> TargetPolicy:
         """Return the policy that the options ask for.

@@ -26,6 +26,8 @@ KINDS: dict[Family, Kind] = {
     "FQE": "FQE",
     "model-based": "model-based",
 }
+NO_WITNESS = ("MAGIC",)
+"""Estimators whose agreement proves nothing: MAGIC may put all its weight on FQE's own values."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def conservative(
     """Lower bound that holds if any of the valid estimates' does.
 
     ``max(trivial bound, min_i LCB_{δ/m}(i))`` over the m valid estimates; the lower confidence
-    bounds are normal, or the estimator's own where it is higher. None if no estimate is valid.
+    bounds are normal, or the estimator's own where it has no standard error. None if none is valid.
 
     Args:
         estimates: All estimates.
@@ -146,10 +148,10 @@ def assess(
 
 
 def _leaders(estimates: Sequence[Estimate]) -> dict[Kind, Estimate]:
-    """Of each kind, the valid estimate with the smallest standard error."""
+    """Of each kind, the valid estimate with the smallest standard error that can bear witness."""
     leaders: dict[Kind, Estimate] = {}
     for estimate in estimates:
-        if estimate.status != "valid" or estimate.value is None:
+        if estimate.status != "valid" or estimate.value is None or estimate.name in NO_WITNESS:
             continue
         kind = KINDS[estimate.family]
         if kind not in leaders or _error(estimate) < _error(leaders[kind]):

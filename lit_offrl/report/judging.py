@@ -36,8 +36,9 @@ def policy_report(
         ledger: What the evaluation was made from.
         command: How to make it again.
     """
-    conclusion, headline, why = conclude(evaluation)
     own = [*evaluation.findings, *gap]
+    older = [f for f in training if f.name not in {one.name for one in own}]
+    conclusion, headline, why = conclude(evaluation, [*gap, *older])
     behavior = evaluation.behavior
     assert behavior.value is not None
     return Report(
@@ -45,7 +46,7 @@ def policy_report(
         conclusion=conclusion,
         headline=headline,
         why=why,
-        findings=[*own, *(f for f in training if f.name not in {one.name for one in own})],
+        findings=[*own, *older],
         estimates=_headline_first(evaluation),
         level=level,
         lower_bound=evaluation.assessment.lower_bound,
@@ -65,14 +66,20 @@ def policy_report(
     )
 
 
-def conclude(evaluation: PolicyEvaluation) -> tuple[Conclusion, str, str]:
+def conclude(
+    evaluation: PolicyEvaluation, others: Sequence[Finding] = ()
+) -> tuple[Conclusion, str, str]:
     """Say whether the policy may be used, in one sentence, and why, in another.
 
     Only estimates that agree, on data that support them, with a lower bound above the value of
     the logged behavior, and without a failing finding, let it be used.
+
+    Args:
+        evaluation: The evaluation.
+        others: Findings beside its own: of the training, and of episodes in the environment.
     """
     found, behavior = evaluation.assessment, evaluation.behavior
-    failed = [finding for finding in evaluation.findings if finding.verdict == "fail"]
+    failed = [f for f in [*evaluation.findings, *others] if f.verdict == "fail"]
     if found.agreement == "NO_SUPPORT":
         return (
             "do not use",

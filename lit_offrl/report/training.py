@@ -1,5 +1,6 @@
 """The report of a training run: what its diagnostics found, and what is not known yet."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 
 from lit_offrl.evaluation.finding import Finding
@@ -26,6 +27,7 @@ def training_report(
         checkpoint: Where its policy lies.
         interrupted: Whether the run was stopped before its end.
     """
+    checkpoint = shlex.quote(checkpoint)
     conclusion, headline, why = conclude(findings, checkpoint)
     return Report(
         title=title,
@@ -47,7 +49,8 @@ def conclude(findings: Sequence[Finding], checkpoint: str) -> tuple[Conclusion, 
     judged = [finding for finding in findings if finding.verdict != "not applicable"]
     evaluate = f"Estimate its return with `lit-offrl evaluate {checkpoint}`."
     if failed:
-        others = f" {len(failed) - 1} more checks failed." if len(failed) > 1 else ""
+        more = len(failed) - 1
+        others = f" {more} more check{'s' * (more > 1)} failed." if more else ""
         return (
             "do not use",
             "A check of the training failed: mend that first.",

@@ -79,11 +79,20 @@ def fit_fqe(
         return _Fit(fqe, data, members, seed).run(updates, batch_size, seed, progress)
 
 
-def _check(data: LoggedData, discount: float, updates: int, members: int) -> None:
+def check_size(updates: int, members: int) -> None:
+    """Refuse a fit that is too small to say how sure it is.
+
+    Raises:
+        InputError: If there are too few updates or members.
+    """
     if updates < CHECKPOINTS:
         raise InputError(f"FQE needs at least {CHECKPOINTS} updates, not {updates}.")
     if members < 2:
         raise InputError(f"FQE's interval needs at least 2 members, not {members}.")
+
+
+def _check(data: LoggedData, discount: float, updates: int, members: int) -> None:
+    check_size(updates, members)
     if data.n_episodes < 2:
         raise InputError("FQE resamples episodes, and the log has but one: record more.")
     if discount == 1 and not bool(data.terminated.any()):

@@ -42,6 +42,8 @@ from lit_offrl.evaluation.estimators.weights import cumulative_log_weight
 Array = NDArray[np.float64]
 IMPORTANCE = ("IS", "WIS", "PDIS", "WPDIS")
 DOUBLY_ROBUST = ("DR", "WDR", "MAGIC")
+ROUNDING = 1e-9
+"""By what share of its size a return may leave the range that it cannot leave."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,9 @@ def weighted_estimates(
     recipes = _Recipes(log, discount, level, resamples, seed)
     estimates = [_estimate(name, recipes.make, details) for name in IMPORTANCE + DOUBLY_ROBUST]
     return [
-        _bounded(e, log, log_weight, discount, return_range, level) if e.name == "IS" else e
+        _bounded(e, log, log_weight, discount, return_range, level)
+        if e.name == "IS" and e.status == "valid"
+        else e
         for e in estimates
     ]
 
@@ -210,13 +214,19 @@ def _bounded(
 ) -> Estimate:
     """Add the empirical Bernstein bound of IS with weights clipped at √n."""
     low, high = return_range
-    reward = log.untruncated(discount)
-    clip = math.sqrt(len(reward))
+    clip = math.sqrt(len(log_weight))
     _, mass = clip_log_weight(log_weight, clip)
     details = {**estimate.details, "clipped_mass": mass}
-    if not (math.isfinite(low) and math.isfinite(high)) or len(reward) < 2:
+    endless = discount == 1 and bool(log.tail_v.any())  # no bound on what a truncation cut off
+    if not (math.isfinite(low) and math.isfinite(high)) or endless or len(log_weight) < 2:
         return replace(estimate, details=details)
-    values = clipped_returns(log.log_ratio, reward, discount, clip, low)
+    slack = ROUNDING * max(abs(low), abs(high))
+    low, high = low - slack, high + slack
+    tail_v = np.where(
+        log.tail_v == 0, 0.0, log.tail_v.clip(low, high)
+    )  # a model may leave the range
+    within = replace(log, tail_v=tail_v)
+    values = clipped_returns(log.log_ratio, within.untruncated(discount), discount, clip, low)
     bound = empirical_bernstein_lower_bound(
         values, low, low + clip * (high - low), delta=(1 - level) / 2
     )
