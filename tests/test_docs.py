@@ -17,7 +17,7 @@ from lit_offrl.evaluation import verdict
 from lit_offrl.evaluation.behavior import findings as behavior
 from lit_offrl.evaluation.behavior import support
 from lit_offrl.evaluation.diagnosis import gap, gap_findings, q_learning, q_sanity
-from lit_offrl.evaluation.off_policy import OffPolicyOptions
+from lit_offrl.evaluation.policy_evaluation import OffPolicyOptions
 from lit_offrl_callbacks.kl_divergence import KLDivergence
 
 ROOT = Path(__file__).parents[1]

@@ -17,7 +17,7 @@ from lit_offrl.data.builtin import BUILTIN, gridworld, pendulum
 from lit_offrl.evaluation.behavior.cache import cached_behavior
 from lit_offrl.evaluation.behavior.fit import fit_behavior
 from lit_offrl.evaluation.finding import Finding
-from lit_offrl.evaluation.off_policy import OffPolicyOptions, PolicyEvaluation
+from lit_offrl.evaluation.policy_evaluation import OffPolicyOptions, PolicyEvaluation
 from lit_offrl_callbacks.diagnostic import Diagnostic
 from tests.callbacks.training import data_module, fit
 

@@ -13,8 +13,9 @@ from lit_offrl.cli.evaluated import Evaluated, StageProgress, print_one, print_r
 from lit_offrl.cli.parsing import OneLineParser, make_writable
 from lit_offrl.data import DatasetSpec, Transitions, load_dataset
 from lit_offrl.errors import InputError
-from lit_offrl.evaluation.off_policy import LogEvaluator, OffPolicyOptions
+from lit_offrl.evaluation.off_policy import LogEvaluator
 from lit_offrl.evaluation.online import play_online
+from lit_offrl.evaluation.policy_evaluation import OffPolicyOptions
 from lit_offrl.report import write_report
 
 

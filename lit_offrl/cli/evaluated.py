@@ -16,8 +16,8 @@ from lit_offrl.checkpoint import LoadedPolicy
 from lit_offrl.data import DatasetSpec
 from lit_offrl.errors import InputError
 from lit_offrl.evaluation.estimate import Estimate
-from lit_offrl.evaluation.off_policy import OffPolicyOptions, PolicyEvaluation
 from lit_offrl.evaluation.online import OnlineCheck
+from lit_offrl.evaluation.policy_evaluation import OffPolicyOptions, PolicyEvaluation
 from lit_offrl.evaluation.ranking import rank_quality
 from lit_offrl.report import KnownValue, Report
 from lit_offrl.report.judging import policy_report

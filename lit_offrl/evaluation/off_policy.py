@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +11,6 @@ from gymnasium import spaces
 from lightning import LightningModule
 from minari.serialization import deserialize_space
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lit_offrl.data import DatasetSpec, Transitions
 from lit_offrl.errors import InputError, NotApplicableError
@@ -23,7 +21,6 @@ from lit_offrl.evaluation.behavior.support import support
 from lit_offrl.evaluation.diagnosis.gap import episode_spread
 from lit_offrl.evaluation.estimate import Estimate, inapplicable
 from lit_offrl.evaluation.estimators.dynamics import DynamicsEnsemble, fit_dynamics
-from lit_offrl.evaluation.estimators.fitted_q import check_size
 from lit_offrl.evaluation.estimators.fqe_values import QValues, network_values, tabular_values
 from lit_offrl.evaluation.estimators.intervals import student_t_interval
 from lit_offrl.evaluation.estimators.model_rollout import default_horizon, evaluate_in_model
@@ -33,11 +30,15 @@ from lit_offrl.evaluation.estimators.weighted import (
     refused,
     weighted_estimates,
 )
-from lit_offrl.evaluation.finding import Finding
 from lit_offrl.evaluation.logged import LoggedData, in_chunks, logged_data
+from lit_offrl.evaluation.policy_evaluation import (
+    OffPolicyOptions,
+    PolicyEvaluation,
+    fqe_finding,
+)
 from lit_offrl.evaluation.probe import return_facts
 from lit_offrl.evaluation.target import GreedyPolicy, SampledPolicy, SoftPolicy, TargetPolicy
-from lit_offrl.evaluation.verdict import Assessment, assess, screen
+from lit_offrl.evaluation.verdict import assess, screen
 from lit_offrl.scaling import Scaling
 
 Array = NDArray[np.float64]
@@ -45,68 +46,6 @@ Progress = Callable[[str, float], None]
 """Called with what is being done and the share of it that is done."""
 NEGLIGIBLE_TAIL = 0.01
 """Mean weight γ^T of what lies behind a truncation that is not worth a model."""
-
-
-@dataclass(frozen=True)
-class OffPolicyOptions:
-    """How policies are evaluated.
-
-    Args:
-        policy: ``greedy`` is what is deployed; ``sampled`` draws from the policy's distribution;
-            ``soft`` mixes the greedy discrete action with the logged behavior.
-        softening: Share of the behavior in a ``soft`` policy.
-        level: Confidence level of the intervals.
-        fqe_updates: Gradient updates of FQE.
-        fqe_members: Members of FQE, each on its own resample of episodes.
-        model_updates: Gradient updates of the dynamics model; 0 leaves it out.
-        rollouts: Episodes imagined in it.
-        resamples: Bootstrap resamples of the importance-sampling estimates.
-        seed: Seed of everything.
-    """
-
-    policy: Literal["greedy", "sampled", "soft"] = "greedy"
-    softening: float = 0.1
-    level: float = 0.95
-    fqe_updates: int = 10_000
-    fqe_members: int = 5
-    model_updates: int = 5_000
-    rollouts: int = 500
-    resamples: int = 1_000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.softening < 1 or not 0 < self.level < 1:
-            raise InputError("`softening` and `level` must lie between 0 and 1.")
-        if min(self.model_updates, self.seed) < 0 or min(self.rollouts, self.resamples) < 1:
-            raise InputError("The counts given to off-policy evaluation must not be negative.")
-        check_size(self.fqe_updates, self.fqe_members)
-
-
-@dataclass(frozen=True)
-class PolicyEvaluation:
-    """What a log says of one policy.
-
-    Args:
-        policy: Name of the evaluated policy: ``greedy``, ``sampled``, ``0.1-soft``.
-        discount: γ of all values.
-        estimates: Of all estimators, those that do not apply too.
-        assessment: What they say together.
-        behavior: Value of the logged behavior, J(β), with its interval.
-        findings: Support, and whether the behavior model and FQE can be trusted.
-        spread: P95 - P5 of the logged discounted returns.
-        n_episodes: Number of logged episodes.
-        state_value: FQE's value of normalized observations (B, O): (B,), in raw reward.
-    """
-
-    policy: str
-    discount: float
-    estimates: list[Estimate]
-    assessment: Assessment
-    behavior: Estimate
-    findings: list[Finding]
-    spread: float
-    n_episodes: int
-    state_value: Callable[[Tensor], Tensor]
 
 
 class LogEvaluator:
@@ -207,7 +146,13 @@ class LogEvaluator:
     def behavior(self) -> BehaviorFit:
         """The estimated behavior policy, scored on held-out episodes."""
         self.progress("behavior policy", 0.0)
-        return cached_behavior(self.transitions, self.scaling, self.spec, seed=self.options.seed)
+        return cached_behavior(
+            self.transitions,
+            self.scaling,
+            self.spec,
+            updates=self.options.behavior_updates,
+            seed=self.options.seed,
+        )
 
     @cached_property
     def dynamics(self) -> DynamicsEnsemble:
@@ -270,6 +215,7 @@ class LogEvaluator:
             self.transitions,
             self.scaling,
             self.spec,
+            updates=self.options.behavior_updates,
             seed=self.options.seed,
             held_out_fraction=0.0,
         )
@@ -343,18 +289,3 @@ class LogEvaluator:
         if 0 < self.discount < 1:
             return math.ceil(math.log(NEGLIGIBLE_TAIL) / math.log(self.discount))
         return default_horizon(self.transitions, self.discount)
-
-
-def fqe_finding(estimate: Estimate) -> Finding:
-    """Say whether FQE had settled."""
-    drift, error = estimate.details.get("drift"), estimate.std_error or 0.0
-    if drift is None:
-        return Finding("fqe_convergence", "ok", "FQE was solved exactly.")
-    settled = not estimate.reason
-    return Finding(
-        "fqe_convergence",
-        "ok" if settled else "watch",
-        f"Over its last third FQE moved by {drift:.3g}, with a standard error of {error:.3g}.",
-        "" if settled else "Give it more updates, `--fqe_updates`.",
-        drift,
-    )

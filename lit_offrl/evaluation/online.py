@@ -15,7 +15,7 @@ from lit_offrl.evaluation.diagnosis.gap_findings import (
 )
 from lit_offrl.evaluation.estimators.intervals import Interval, student_t_interval
 from lit_offrl.evaluation.finding import Finding
-from lit_offrl.evaluation.off_policy import PolicyEvaluation
+from lit_offrl.evaluation.policy_evaluation import PolicyEvaluation
 from lit_offrl.evaluation.raw_policy import RawPolicy
 from lit_offrl.evaluation.target import TargetPolicy
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from lit_offrl.evaluation.estimate import Estimate
 from lit_offrl.evaluation.finding import Finding
-from lit_offrl.evaluation.off_policy import PolicyEvaluation
+from lit_offrl.evaluation.policy_evaluation import PolicyEvaluation
 from lit_offrl.report.content import Conclusion, KnownValue, Report
 
 ASSUMPTIONS = (

@@ -12,6 +12,7 @@ from tests.cli.running import Fit, Outcome, run
 from tests.data.makers import episode, make_minari
 
 QUICK = ["--fqe_updates", "60", "--model_updates", "40", "--rollouts", "50", "--resamples", "100"]
+QUICK += ["--behavior_updates", "40"]
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from lit_offrl.data import DatasetSpec, Transitions
 from lit_offrl.evaluation.estimate import Estimate
-from lit_offrl.evaluation.off_policy import LogEvaluator, OffPolicyOptions, PolicyEvaluation
+from lit_offrl.evaluation.off_policy import LogEvaluator
+from lit_offrl.evaluation.policy_evaluation import OffPolicyOptions, PolicyEvaluation
 from lit_offrl.policies import Categorical
 from tests.algorithms import chain5
 from tests.algorithms.chain5 import N_ACTIONS, N_STATES, Array

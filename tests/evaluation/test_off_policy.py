@@ -20,7 +20,8 @@ from lit_offrl.data.builtin.tabular import TIE
 from lit_offrl.errors import InputError
 from lit_offrl.evaluation import off_policy
 from lit_offrl.evaluation.behavior.fit import BehaviorFit, fit_behavior
-from lit_offrl.evaluation.off_policy import LogEvaluator, OffPolicyOptions, PolicyEvaluation
+from lit_offrl.evaluation.off_policy import LogEvaluator
+from lit_offrl.evaluation.policy_evaluation import OffPolicyOptions, PolicyEvaluation
 from lit_offrl.evaluation.target import NO_DENSITY
 from lit_offrl.policies import Gaussian
 from lit_offrl.report.judging import conclude

@@ -9,7 +9,7 @@ import torch
 
 from lit_offrl.evaluation.estimate import Estimate
 from lit_offrl.evaluation.finding import Finding, Verdict
-from lit_offrl.evaluation.off_policy import PolicyEvaluation
+from lit_offrl.evaluation.policy_evaluation import PolicyEvaluation
 from lit_offrl.evaluation.verdict import Agreement, Assessment
 from lit_offrl.report import Conclusion, KnownValue
 from lit_offrl.report.judging import ASSUMPTIONS, conclude, policy_report

@@ -177,6 +177,8 @@ class _Recipes:
 
     def _magic(self) -> tuple[float, Interval]:
         best = magic(*self.robust, seed=self.seed)
+        if best.std_error == 0:
+            raise NotApplicableError("Its blend is FQE's values alone: it would say FQE twice.")
         half = best.std_error * float(t.ppf((1 + self.level) / 2, len(self.robust[0]) - 1))
         return best.value, Interval((best.value - half, best.value + half), best.std_error)
 
