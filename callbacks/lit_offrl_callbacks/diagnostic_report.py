@@ -31,6 +31,8 @@ class DiagnosticReport(Callback):
         self.dirpath = dirpath
         self.path: Path | None = None
         """Where the report lies, once it is written."""
+        self.sentence = ""
+        """What it says, in one line."""
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the report."""
@@ -47,6 +49,7 @@ class DiagnosticReport(Callback):
         if not trainer.is_global_zero:
             return
         report = self.report(trainer, pl_module, interrupted)
+        self.sentence = f"{report.conclusion.upper()}: {report.headline} {report.why}"
         try:
             self.path = write_report(report, self.dirpath or trainer.default_root_dir)
             log_figures(report, trainer.loggers, trainer.global_step)

@@ -190,7 +190,15 @@ def _train(cli: FitCLI) -> Path:
     if cli.trainer.is_global_zero:
         evaluation: OnlineEvaluation = cli.config_init.evaluation
         print_summary(type(cli.model).__name__, cli.datamodule, evaluation.summary(), folder)
+        _print_reports(cli.trainer)
     return folder
+
+
+def _print_reports(trainer: Trainer) -> None:
+    """Print what the report says, and where it lies."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, DiagnosticReport) and callback.path is not None:
+            print(f"{callback.sentence}\nReport: {callback.path}")
 
 
 def _clear(folder: Path, kept: set[Path], missing: list[Path]) -> None:
