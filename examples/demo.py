@@ -22,7 +22,7 @@ from lit_offrl.evaluation import evaluate
 DATASET = "pendulum/mixed"
 FOLDER = Path("runs/demo")
 EPISODES = 20
-QUICK = ["--fqe_updates", "2500", "--model_updates", "2500"]  # half of the default
+QUICK = ["--fqe_updates", "2000", "--model_updates", "2000"]  # less than half of the default
 SETTINGS = {
     "BC": ["-c", "bc/classic_control.yaml"],
     "IQL": ["-c", "iql/classic_control.yaml"],
