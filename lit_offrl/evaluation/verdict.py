@@ -18,7 +18,8 @@ LEAST_SAMPLE = 30
 LEAST_SAMPLE_SHARE = 0.01
 LARGEST_PARETO_K = 0.7
 LARGEST_SPREAD = 0.1
-"""Largest difference of estimates that agree, in units of the spread of logged returns."""
+"""Largest difference of estimates that agree, in units of their size or, if that is larger, of the
+spread of logged returns: the margin and the unit of the offline-online gap."""
 
 KINDS: dict[Family, Kind] = {
     "importance sampling": "importance sampling",
@@ -164,18 +165,23 @@ def _error(estimate: Estimate) -> float:
 
 
 def _apart(leaders: dict[Kind, Estimate], spread: float) -> str:
-    """Say which estimates differ by more than their errors or a tenth of the spread; or nothing."""
+    """Say which estimates differ by more than their errors or a tenth of their size; or nothing.
+
+    Where all episodes of a log return alike, a tenth of their spread alone would be a difference
+    that does not matter.
+    """
     for a, b in itertools.combinations(leaders.values(), 2):
         assert a.value is not None and b.value is not None
         gap = abs(a.value - b.value)
         errors = 2 * math.hypot(a.std_error or 0.0, b.std_error or 0.0)
-        if gap > errors or gap > LARGEST_SPREAD * spread:
+        largest = LARGEST_SPREAD * max(spread, abs(a.value), abs(b.value))
+        if gap > errors or gap > largest:
             outlier = _outlier(leaders)
             other = f"; {outlier} is the one apart" if outlier else ""
-            limit = min(errors, LARGEST_SPREAD * spread)
+            limit = min(errors, largest)
             return (
                 f"{a.name} ({a.value:.4g}) and {b.name} ({b.value:.4g}) differ by {gap:.3g}, more "
-                f"than the {limit:.3g} that their errors and the spread of the returns allow"
+                f"than the {limit:.3g} that their errors and the size of the returns allow"
                 f"{other}."
             )
     return ""

@@ -43,6 +43,13 @@ def test_wide_errors_do_not_excuse_a_large_difference() -> None:
     assert judge(FQE, wide).agreement == "DISAGREE"
 
 
+def test_a_log_of_equal_returns_does_not_make_close_estimates_disagree() -> None:
+    close = [replace(FQE, value=270.0), replace(WIS, value=269.0)]
+    assert assess(close, 0.0, 0.5, 5.0, trivial_bound=0.0).agreement == "AGREE"
+    apart = [replace(FQE, value=-270.0, std_error=30.0), replace(WIS, value=-240.0, std_error=30.0)]
+    assert assess(apart, 0.0, 0.5, -500.0, trivial_bound=-900.0).agreement == "DISAGREE"
+
+
 def test_the_estimate_that_stands_apart_is_named() -> None:
     assert "model is the one apart" in judge(FQE, WIS, replace(MODEL, value=2.0)).reason
 
