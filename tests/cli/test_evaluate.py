@@ -123,6 +123,7 @@ def log_of(name: str, *lengths: int, **changes: Any) -> str:
     return name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "lengths", "changes", "code", "said"),
     [
