@@ -1,6 +1,8 @@
 """Randomness as a function of (seed, update, stream), so that resuming changes nothing."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -42,3 +44,13 @@ def seed_draws(seed: int, device: torch.device) -> None:
 def run_seed() -> int:
     """Seed of the run, as Lightning's ``seed_everything`` leaves it; 0 if it was not called."""
     return int(os.environ.get("PL_GLOBAL_SEED") or 0)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch for a while, and give the caller's generators back afterwards."""
+    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = [torch.cuda.current_device()] if in_use else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield

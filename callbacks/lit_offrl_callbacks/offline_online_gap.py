@@ -23,10 +23,9 @@ from lit_offrl.evaluation.diagnosis.gap_findings import (
 from lit_offrl.evaluation.estimate import Estimate
 from lit_offrl.evaluation.finding import Finding
 from lit_offrl.evaluation.probe import in_raw_scale, make_probe
+from lit_offrl.evaluation.rollout import MAX_ENVS
 from lit_offrl.rng import seed_draws
 from lit_offrl_callbacks.diagnostic import Diagnostic, offline_data
-
-MAX_ENVS = 16
 
 
 class OfflineOnlineGap(Diagnostic):

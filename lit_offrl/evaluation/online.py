@@ -17,9 +17,8 @@ from lit_offrl.evaluation.estimators.intervals import Interval, student_t_interv
 from lit_offrl.evaluation.finding import Finding
 from lit_offrl.evaluation.policy_evaluation import PolicyEvaluation
 from lit_offrl.evaluation.raw_policy import RawPolicy
+from lit_offrl.evaluation.rollout import MAX_ENVS
 from lit_offrl.evaluation.target import TargetPolicy
-
-MAX_ENVS = 16
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,19 @@
 """Seeded episodes of a policy in vectorized environments."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 
 from lit_offrl.data import DatasetSpec
 from lit_offrl.errors import InputError
 from lit_offrl.evaluation.environment import make_env
+from lit_offrl.rng import seeded
 
 MAX_ENVS = 16
 MAX_STEPS = 100_000
@@ -108,7 +107,7 @@ def play(
         autoreset_mode=AutoresetMode.DISABLED,
     )
     try:
-        with _seeded(seeds[0]):
+        with seeded(seeds[0]):
             return _play(policy, envs, seeds)
     finally:
         envs.close()
@@ -159,16 +158,6 @@ class _Player(gym.Wrapper[Any, Any, Any, Any]):
             return self._obs, 0.0, False, False, {}
         self._obs, reward, terminated, truncated, _ = self.env.step(action)
         return self._obs, float(reward), terminated, truncated, {}
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed torch for a while."""
-    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    devices = [torch.cuda.current_device()] if in_use else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
 
 
 def normalized_score(spec: DatasetSpec, mean_return: float) -> float | None:

@@ -1,8 +1,6 @@
 """Distributions and networks that a behavior policy may be, beside those of the algorithms."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -128,11 +126,3 @@ def tanh_gaussian_mode(mean: Tensor, log_std: Tensor) -> Tensor:
         below = start + twice_variance * middle.tanh() > middle
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     return low.clamp(max=math.atanh(ACTION_BOUND)).copysign(mean)
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed torch's CPU generator for a while."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield

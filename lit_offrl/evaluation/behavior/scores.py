@@ -12,10 +12,11 @@ from lit_offrl.evaluation.behavior.calibration import (
     probability_integral,
     unexplained_share,
 )
-from lit_offrl.evaluation.behavior.models import TanhMixture, as_mixture, seeded
+from lit_offrl.evaluation.behavior.models import TanhMixture, as_mixture
 from lit_offrl.evaluation.behavior.policy import BehaviorPolicy
 from lit_offrl.evaluation.diagnosis.divergence import policy_kl
 from lit_offrl.policies import Gaussian, TanhGaussian
+from lit_offrl.rng import seeded
 
 CHUNK = 4096
 N_DRAWS = 16

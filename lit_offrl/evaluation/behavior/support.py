@@ -8,10 +8,10 @@ from torch import Tensor
 
 from lit_offrl.data import Transitions
 from lit_offrl.errors import InputError, NotApplicableError
-from lit_offrl.evaluation.behavior.models import seeded
 from lit_offrl.evaluation.behavior.policy import BehaviorPolicy
 from lit_offrl.evaluation.finding import Finding, Verdict
 from lit_offrl.evaluation.target import TargetPolicy
+from lit_offrl.rng import seeded
 
 MAX_ROWS = 20_000
 CHUNK = 1024

@@ -12,9 +12,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from lit_offrl.data import DatasetSpec, Transitions
 from lit_offrl.errors import InputError
 from lit_offrl.evaluation.behavior.calibration import fit_temperature
-from lit_offrl.evaluation.behavior.models import TabularPolicy, seeded
+from lit_offrl.evaluation.behavior.models import TabularPolicy
 from lit_offrl.evaluation.behavior.policy import BehaviorPolicy, Kind
-from lit_offrl.rng import stream_seed
+from lit_offrl.rng import seeded, stream_seed
 from lit_offrl.scaling import Scaling
 
 BATCH_SIZE = 256
