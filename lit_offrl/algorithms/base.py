@@ -1,26 +1,20 @@
-"""What all algorithms share: the step, randomness and logging contracts, and one optimizer call."""
+"""What all algorithms share: their public face, and how they fit into Lightning."""
 
-import math
 from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
-from lightning import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Adam
-from torch.optim.adam import adam
 
+from lit_offrl.algorithms.update_path import UpdatePath
 from lit_offrl.batch import Batch
 from lit_offrl.errors import InputError, NotApplicableError
 from lit_offrl.policies import Distribution
-from lit_offrl.rng import run_seed, seed_draws, stream_seed
 from lit_offrl.targets import td_target
 
-UPDATE_STREAM = 1  # stream 0 draws the batches
 
-
-class OfflineAlgorithm(LightningModule):
+class OfflineAlgorithm(UpdatePath):
     """Base class: subclasses build networks in ``__init__`` and write :meth:`update`.
 
     One number counts gradient updates: ``trainer.global_step``, which ``max_steps``,
@@ -48,70 +42,7 @@ class OfflineAlgorithm(LightningModule):
             raise InputError(f"`discount` must lie in [0, 1], not {discount}.")
         self.automatic_optimization = False
         self.discount = discount
-        self.seed = run_seed()
-        self.update_number = 0
-        self._optimizers: dict[nn.Module, Adam] = {}
-        self._cosine_lr: dict[nn.Module, float] = {}
         self._log_every = 1
-
-    # What a subclass writes and calls.
-
-    def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Do one gradient update of all networks and return what to log."""
-        raise NotImplementedError
-
-    def optimize(
-        self, net: nn.Module, lr: float, *, eps: float = 1e-8, cosine: bool = False
-    ) -> None:
-        """Give ``net`` an Adam optimizer; with ``cosine``, lr falls to 0 over ``max_steps``."""
-        if lr <= 0:
-            raise InputError(f"A learning rate must be positive, not {lr}.")
-        # Lightning moves parameters by .data, so optimizers may be made before that.
-        self._optimizers[net] = Adam(net.parameters(), lr=lr, eps=eps, fused=True)
-        if cosine:
-            self._cosine_lr[net] = lr
-
-    def minimize(self, loss: Tensor, net: nn.Module) -> None:
-        """Take one Adam step on ``net`` alone: the only place that touches an optimizer."""
-        optimizer = self._optimizers[net]
-        group = optimizer.param_groups[0]
-        parameters = group["params"]
-        gradients = torch.autograd.grad(loss, parameters)
-        if self._world_size > 1:
-            gradients = _mean_over_ranks(gradients)
-        states = [_adam_state(optimizer, parameter) for parameter in parameters]
-        with torch.no_grad():
-            # Half of optimizer.step() is bookkeeping; the state stays an ordinary Adam's.
-            adam(
-                parameters,
-                # fused Adam steps wrong, silently, where the strides are not the parameter's
-                [gradient.contiguous() for gradient in gradients],
-                [state["exp_avg"] for state in states],
-                [state["exp_avg_sq"] for state in states],
-                [],
-                [state["step"] for state in states],
-                fused=True,
-                amsgrad=False,
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                lr=group["lr"],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                maximize=False,
-            )
-
-    def randn(self, *shape: int) -> Tensor:
-        """Draw this rank's rows of standard normal noise; the last axis but one is the batch."""
-        return self._rows(torch.randn, shape)
-
-    def rand(self, *shape: int) -> Tensor:
-        """Draw this rank's rows of noise from U[0, 1); the last axis but one is the batch."""
-        return self._rows(torch.rand, shape)
-
-    def batch_mean(self, values: Tensor) -> Tensor:
-        """Mean over the global batch, (): what couples the rows of a batch must use it."""
-        mean = values.mean()
-        return _mean_over_ranks((mean,))[0] if self._world_size > 1 else mean
 
     # Public face, beside `policy` and `discount`.
 
@@ -162,15 +93,13 @@ class OfflineAlgorithm(LightningModule):
 
     def on_train_start(self) -> None:
         """Continue where a checkpoint left off."""
-        self.update_number = self.trainer.global_step
+        self.start(self.trainer.global_step, self.trainer.max_steps)
         self._log_every = max(1, self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Run one update per stacked batch (K, B, ...)."""
         for k in range(len(batch.reward)):
-            seed_draws(stream_seed(self.seed, self.update_number, UPDATE_STREAM), self.device)
-            self._anneal()
-            metrics = self.update(batch.at(k))
+            metrics = self.train_update(batch.at(k))
             self._count_update()
             if self.update_number % self._log_every == 0:
                 self._log_update(metrics)
@@ -186,17 +115,8 @@ class OfflineAlgorithm(LightningModule):
             logger.log_metrics(scalars, step=self.update_number)
             logger.save()
 
-    def _anneal(self) -> None:
-        """Set ``lr (1 + cos(π update / max_steps)) / 2`` where it is asked for."""
-        for net, lr in self._cosine_lr.items():
-            progress = self.update_number / self.trainer.max_steps
-            self._optimizers[net].param_groups[0]["lr"] = (
-                lr * (1 + math.cos(math.pi * progress)) / 2
-            )
-
     def _count_update(self) -> None:
         """Advance ``trainer.global_step`` by one, which raw optimizers leave alone."""
-        self.update_number += 1
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
         progress.increment_completed()
@@ -249,32 +169,3 @@ class OfflineAlgorithm(LightningModule):
                     "Use the dataset, options and network sizes it was made with."
                 )
         self.seed = saved["seed"]
-
-    @property
-    def _world_size(self) -> int:
-        return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-    def _rows(self, draw: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
-        *lead, rows, width = shape
-        if self._world_size == 1:
-            return draw(shape, device=self.device)
-        noise = draw((*lead, rows * self._world_size, width), device=self.device)
-        return noise.narrow(-2, dist.get_rank() * rows, rows)
-
-
-def _adam_state(optimizer: Adam, parameter: Tensor) -> dict[str, Tensor]:
-    """Return the optimizer's state of a parameter, made as ``Adam.step`` makes it."""
-    state: dict[str, Tensor] = optimizer.state[parameter]
-    if not state:
-        state["step"] = torch.zeros((), device=parameter.device)
-        state["exp_avg"] = torch.zeros_like(parameter)
-        state["exp_avg_sq"] = torch.zeros_like(parameter)
-    return state
-
-
-def _mean_over_ranks(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Average tensors over ranks with one flat all-reduce."""
-    flat = torch.cat([t.detach().flatten() for t in tensors])
-    dist.all_reduce(flat)
-    parts = torch.split(flat / dist.get_world_size(), [t.numel() for t in tensors])
-    return tuple(part.view_as(t) for part, t in zip(parts, tensors, strict=True))

@@ -91,7 +91,7 @@ class DiscreteBCQ(OfflineAlgorithm):
 
         self.minimize(q_loss, self.q)
         self.minimize(behavior_loss, self.behavior)
-        if (self.update_number + 1) % self.target_period == 0:
+        if self.due(self.target_period):
             polyak_update(self.q, self.target_q, self.polyak)
         return {
             "loss/q": q_loss.detach(),

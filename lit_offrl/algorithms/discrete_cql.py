@@ -94,7 +94,7 @@ class DiscreteCQL(OfflineAlgorithm):
         q_loss = td_loss + self.cql_alpha * gap.mean(-1).sum()
 
         self.minimize(q_loss, self.q)
-        if (self.update_number + 1) % self.target_period == 0:
+        if self.due(self.target_period):
             polyak_update(self.q, self.target_q, self.polyak)
         return {
             "loss/q": q_loss.detach(),

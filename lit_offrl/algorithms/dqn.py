@@ -65,7 +65,7 @@ class DQN(OfflineAlgorithm):
         q_loss = ensemble_huber(q, q_target)
 
         self.minimize(q_loss, self.q)
-        if (self.update_number + 1) % self.target_period == 0:
+        if self.due(self.target_period):
             polyak_update(self.q, self.target_q, self.polyak)
         return {"loss/q": q_loss.detach(), "q/data": q.detach().mean()}
 

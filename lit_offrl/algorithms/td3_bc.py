@@ -74,7 +74,7 @@ class TD3BC(OfflineAlgorithm):
         q_loss = ensemble_mse(q, q_target)
         self.minimize(q_loss, self.q)
         metrics = {"loss/q": q_loss.detach(), "q/data": q.detach().mean()}
-        if (self.update_number + 1) % self.policy_delay == 0:
+        if self.due(self.policy_delay):
             metrics |= self._update_policy(batch)
         return metrics
 

@@ -23,6 +23,7 @@ from lit_offrl.algorithms import (
     DiscreteIQL,
     OfflineAlgorithm,
 )
+from lit_offrl.algorithms import update_path
 from lit_offrl.batch import Batch, Layout
 from lit_offrl.errors import InputError, NotApplicableError
 from lit_offrl.rng import stream_seed
@@ -229,7 +230,7 @@ def test_gradients_and_batch_means_are_averaged_over_ranks(
 ) -> None:
     """The other rank's gradients are three times ours, so the mean is twice ours."""
     ranks(0, 2)
-    monkeypatch.setattr(dist, "all_reduce", lambda flat: flat.mul_(4))
+    monkeypatch.setattr(update_path, "_sum_over_ranks", lambda flat: 4 * flat)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     algorithm = ready(BC(OBS_DIM, ACTION_DIM, **SMALL))
     assert algorithm.batch_mean(torch.tensor([1.0, 2.0])) == 3
@@ -275,7 +276,7 @@ def test_only_the_policys_learning_rate_falls_on_a_cosine() -> None:
 
     def watched(batch: Batch) -> dict[str, Tensor]:
         nets = (algorithm.policy, algorithm.q, algorithm.v)
-        rates.append([algorithm._optimizers[n].param_groups[0]["lr"] for n in nets])  # type: ignore[index]
+        rates.append([float(algorithm._optimizers[n].param_groups[0]["lr"]) for n in nets])  # type: ignore[index]
         return update(batch)
 
     algorithm.update = watched  # type: ignore[method-assign]

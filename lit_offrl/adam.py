@@ -1,0 +1,70 @@
+"""One Adam step on one network: fused, or as the operations of a traced update.
+
+Both work on the state of an ordinary ``torch.optim.Adam``, which checkpoints and schedules see.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.optim import Adam
+from torch.optim.adam import adam
+
+State = dict[str, Tensor]
+
+
+def adam_states(optimizer: Adam) -> list[State]:
+    """Return the state of each parameter, made as ``Adam.step`` makes it where there is none."""
+    states: list[State] = []
+    for parameter in optimizer.param_groups[0]["params"]:
+        state: State = optimizer.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), device=parameter.device)
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        states.append(state)
+    return states
+
+
+@torch.no_grad()
+def fused_adam_step(optimizer: Adam, gradients: Sequence[Tensor]) -> None:
+    """Do what ``optimizer.step()`` does with these gradients, without half of its bookkeeping."""
+    group, states = optimizer.param_groups[0], adam_states(optimizer)
+    adam(
+        group["params"],
+        # fused Adam steps wrong, silently, where the strides are not the parameter's
+        [gradient.contiguous() for gradient in gradients],
+        [state["exp_avg"] for state in states],
+        [state["exp_avg_sq"] for state in states],
+        [],
+        [state["step"] for state in states],
+        fused=True,
+        amsgrad=False,
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        lr=group["lr"],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        maximize=False,
+    )
+
+
+@torch.no_grad()
+def traced_adam_step(optimizer: Adam, gradients: Sequence[Tensor]) -> None:
+    """The same in single operations, which a compiler fuses with what comes before and after.
+
+    ``θ ← θ - lr m̂ / (√v̂ + ε)`` (Kingma and Ba, 2015, algorithm 1); nothing is read back from the
+    device.
+    """
+    group = optimizer.param_groups[0]
+    beta1, beta2 = group["betas"]
+    for parameter, gradient, state in zip(
+        group["params"], gradients, adam_states(optimizer), strict=True
+    ):
+        state["step"].add_(1)
+        state["exp_avg"].lerp_(gradient, 1 - beta1)
+        state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        step = state["step"].double()  # float32 would lose the digits of 1 - β2
+        mean = state["exp_avg"] * (group["lr"] / (1 - beta1**step)).to(parameter.dtype)
+        deviation = (state["exp_avg_sq"] / (1 - beta2**step).to(parameter.dtype)).sqrt()
+        parameter.sub_(mean / (deviation + group["eps"]))
