@@ -1,12 +1,15 @@
 """From a checkpoint file to a policy that acts in the environment."""
 
+import contextlib
 import importlib
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from lit_offrl.algorithms.base import OfflineAlgorithm
+from lit_offrl.checkpoint_io import LAST, PREVIOUS
 from lit_offrl.data import DatasetSpec
 from lit_offrl.errors import InputError
 from lit_offrl.evaluation import RawPolicy
@@ -63,6 +66,10 @@ def load(path: str | Path) -> LoadedPolicy:
         InputError: If the file is missing, damaged or not a checkpoint of lit_offrl.
     """
     checkpoint = read_checkpoint(Path(path).expanduser())
+    if seeds := checkpoint.get("algorithm", {}).get("seeds"):
+        raise InputError(
+            f"`{path}` holds {len(seeds)} seeds: give one of seed-*/checkpoints/ beside its folder."
+        )
     try:
         class_path, seed = checkpoint["algorithm"]["class_path"], checkpoint["algorithm"]["seed"]
         data = _data_state(checkpoint)
@@ -98,6 +105,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         what = "a folder" if path.is_dir() else "not there"
         raise InputError(f"`{path}` is {what}: give the path of a `.ckpt` file.")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError:
         raise InputError(f"`{path}` may not be read: check its permissions.") from None
@@ -107,6 +117,32 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "left."
         ) from None
     return checkpoint if isinstance(checkpoint, dict) else {}
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """Find the latest whole checkpoint that a run left, or None if it left none.
+
+    Args:
+        folder: The run's folder of checkpoints.
+
+    Returns:
+        ``last.ckpt``, or ``previous.ckpt`` where that is missing or damaged.
+
+    Raises:
+        InputError: If neither can be read.
+    """
+    paths = [path for path in (folder / LAST, folder / PREVIOUS) if path.is_file()]
+    for path in paths:
+        with contextlib.suppress(InputError):
+            read_checkpoint(path)
+            return path
+    if not paths:
+        return None
+    names = " and ".join(path.name for path in paths)
+    raise InputError(
+        f"No checkpoint in {folder} can be read ({names}): remove what is damaged to start from "
+        "the first update."
+    )
 
 
 def _data_state(checkpoint: dict[str, Any]) -> dict[str, Any]:

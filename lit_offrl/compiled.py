@@ -88,11 +88,12 @@ class CompiledUpdate:
 
     Args:
         update: What is compiled.
-        required: Raise if it cannot be compiled; else say so and run it as it is written.
+        required: Raise if it cannot be compiled; else say so and leave it to the caller.
+        compiles: Compile what was recorded; else run it as it was recorded.
     """
 
-    def __init__(self, update: Compilable, required: bool) -> None:
-        self._update, self._required = update, required
+    def __init__(self, update: Compilable, required: bool, compiles: bool = True) -> None:
+        self._update, self._required, self._compiles = update, required, compiles
         self.graphs: list[Graph] = []
         self.runs = 0
 
@@ -133,8 +134,11 @@ class CompiledUpdate:
         start = time.monotonic()
         names: list[str] = []
         tape, recorded, inputs = self._record(batch, names)
+        if not self._compiles:
+            return Graph(recorded, names, tape.draws, tape.periods, numbers, shapes)
+        _log.info("Compiling the update, which takes some 20 s.")
         run = _compiled(recorded, inputs)
-        _log.info("Compiled the update in %.0f s.", time.monotonic() - start)
+        _log.info("Compiled in %.0f s.", time.monotonic() - start)
         return Graph(run, names, tape.draws, tape.periods, numbers, shapes)
 
     def _record(self, batch: Batch, names: list[str]) -> tuple[Tape, GraphModule, list[Tensor]]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_offrl.batch import Batch
+from lit_offrl.stacking import whole
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -29,7 +30,9 @@ def target_copy(net: Net) -> Net:
 @torch.no_grad()
 def polyak_update(net: nn.Module, target: nn.Module, polyak: float) -> None:
     """``θ̄ ← (1 - polyak) θ̄ + polyak θ``, in place."""
-    torch._foreach_lerp_(list(target.parameters()), list(net.parameters()), polyak)
+    torch._foreach_lerp_(
+        [whole(p) for p in target.parameters()], [whole(p) for p in net.parameters()], polyak
+    )
 
 
 def double_q_action(q: Tensor, allowed: Tensor | None = None) -> Tensor:

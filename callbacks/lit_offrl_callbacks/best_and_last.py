@@ -52,8 +52,35 @@ class BestAndLast(ModelCheckpoint):
         """Write ``best.ckpt`` if it is, and ``last.ckpt`` always."""
         if self._is_measured(trainer):
             super().on_train_epoch_end(trainer, pl_module)
+        _log_epoch(trainer)
         # ModelCheckpoint's own `save_last` copies the best
         trainer.save_checkpoint(Path(self.dirpath or trainer.default_root_dir) / "last.ckpt")
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Let an epoch-end checkpoint say that its epoch is yet to end.
+
+        Lightning ends the epoch anew when it resumes, and counts it and its last step twice: a
+        second resume would begin a wrong epoch, and ``max_epochs`` come one epoch early.
+        """
+        loop = checkpoint["loops"]["fit_loop"]
+        total, current = (loop["epoch_progress"][name] for name in ("total", "current"))
+        if total["processed"] > total["completed"]:
+            total["processed"] -= 1
+            current["processed"] -= 1
+            loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state, also where the folder and its ``best.ckpt`` have moved."""
+        best = Path(self.dirpath or "") / "best.ckpt"
+        if best.is_file():
+            scores = {str(best): score for score in state_dict["best_k_models"].values()}
+            state_dict = {**state_dict, "dirpath": self.dirpath, "best_k_models": scores}
+            names = "best_model_path", "kth_best_model_path"
+            state_dict |= {name: str(best) for name in names if state_dict[name]}
+            self.current_score = state_dict["current_score"]  # which Lightning leaves out
+        super().load_state_dict(state_dict)
 
     def _is_measured(self, trainer: Trainer) -> bool:
         """Whether the monitored number is of this epoch: not all epochs are evaluated online."""
@@ -61,3 +88,16 @@ class BestAndLast(ModelCheckpoint):
             return True
         updates = [c.history[-1][0] for c in self._evaluations if c.history]
         return trainer.global_step in updates
+
+
+def _log_epoch(trainer: Trainer) -> None:
+    """Log what this epoch's end has to log, which Lightning does after its callbacks.
+
+    A run that is killed in between would go on from a checkpoint of this epoch without these rows.
+    Leans on internals of Lightning, which then finds nothing left to log.
+    """
+    connector, loop = trainer._logger_connector, trainer.fit_loop.epoch_loop
+    connector.on_epoch_end()
+    loop._batches_that_stepped -= 1  # as Lightning does around this call
+    connector.update_train_epoch_metrics()
+    loop._batches_that_stepped += 1

@@ -26,6 +26,7 @@ from lit_offrl.evaluation.probe import in_raw_scale, make_probe
 from lit_offrl.evaluation.rollout import MAX_ENVS
 from lit_offrl.rng import seed_draws
 from lit_offrl_callbacks.diagnostic import Diagnostic, offline_data
+from lit_offrl_callbacks.shared_episodes import play_shared
 
 
 class OfflineOnlineGap(Diagnostic):
@@ -154,19 +155,15 @@ class OfflineOnlineGap(Diagnostic):
 
     def _play(self, trainer: Trainer, pl_module: LightningModule, critic: bool) -> dict[str, Array]:
         """:func:`play_numbers` of the episodes of all ranks."""
-        seeds = range(self.seed, self.seed + self.episodes)
-        numbers = play_numbers(
-            self._policy,
-            (lambda obs: self._value(pl_module, obs)) if critic else None,
-            self._terms,
-            seeds[trainer.global_rank :: trainer.world_size],
-            self.num_envs,
-            self.env_id,
+        value = (lambda obs: self._value(pl_module, obs)) if critic else None
+        return play_shared(
+            lambda seeds: play_numbers(
+                self._policy, value, self._terms, seeds, self.num_envs, self.env_id
+            ),
+            range(self.seed, self.seed + self.episodes),
+            trainer,
+            pl_module.device,
         )
-        device = pl_module.device
-        columns = Columns(*numbers).to(device)
-        columns.update(**{k: torch.as_tensor(v, device=device) for k, v in numbers.items()})
-        return {k: v.cpu().numpy() for k, v in columns.compute().items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return findings, history and the episodes spent."""

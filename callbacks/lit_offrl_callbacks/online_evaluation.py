@@ -1,16 +1,16 @@
 """Returns of the policy in the data set's own environment, while it trains."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from torchmetrics import CatMetric
 
 from lit_offrl.errors import InputError
 from lit_offrl.evaluation import RawPolicy, make_env, normalized_score, play
+from lit_offrl_callbacks.shared_episodes import Numbers, play_shared
 
 _log = logging.getLogger(__name__)
 
@@ -87,13 +87,19 @@ class OnlineEvaluation(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate before a ModelCheckpoint looks for what it monitors."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            self._evaluate_if_due(trainer, pl_module)
+            self._log_if_due(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate where no validation ran."""
-        self._evaluate_if_due(trainer, pl_module)
+        self._log_if_due(trainer, pl_module)
 
-    def _evaluate_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _log_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if metrics := self.evaluate_if_due(trainer, pl_module):
+            # not `sync_dist`: all ranks know the same, and diagnostics log `step` without it too
+            pl_module.log_dict(metrics)
+
+    def evaluate_if_due(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+        """Play, at the end of an epoch that is to be evaluated; nothing if it is not or was."""
         epoch = trainer.current_epoch + 1
         last = (
             trainer.should_stop
@@ -102,32 +108,33 @@ class OnlineEvaluation(Callback):
         )
         done = bool(self.history) and self.history[-1][0] == trainer.global_step
         if self.evaluates_online and not done and (last or epoch % self.every_n_epochs == 0):
-            pl_module.log_dict(self._evaluate(trainer, pl_module), sync_dist=True)
+            return self._evaluate(trainer, pl_module)
+        return {}
 
     @torch.no_grad()
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         spec = self._policy.spec
         seeds = range(self.seed, self.seed + self.episodes)
-        share = seeds[trainer.global_rank :: trainer.world_size]
-        rollouts = play(self._policy, spec, share, self.num_envs, self.env_id)
-        returns, lengths = CatMetric().to(pl_module.device), CatMetric().to(pl_module.device)
-        returns.update(torch.as_tensor(rollouts.returns))
-        lengths.update(torch.as_tensor(rollouts.lengths))
-        all_returns = returns.compute().flatten()  # (episodes,), of all ranks; a single one is ()
+        played = play_shared(self._play, seeds, trainer, pl_module.device)
+        returns = played["returns"]  # (episodes,)
 
-        mean = all_returns.mean().item()
+        mean = float(returns.mean())
         self.history.append((trainer.global_step, mean))
-        self.episodes_spent += len(all_returns)
+        self.episodes_spent += len(returns)
         metrics = {
             "eval/return_mean": mean,
-            "eval/return_std": all_returns.std().item() if len(all_returns) > 1 else 0.0,
-            "eval/length_mean": lengths.compute().mean().item(),
+            "eval/return_std": float(returns.std(ddof=1)) if len(returns) > 1 else 0.0,
+            "eval/length_mean": float(played["lengths"].mean()),
             "eval/episodes_spent": float(self.episodes_spent),
             "step": float(trainer.global_step),  # the loggers' x axis
         }
         if (score := normalized_score(spec, mean)) is not None:
             metrics["eval/normalized_score"] = score
         return metrics
+
+    def _play(self, seeds: Sequence[int]) -> Numbers:
+        rollouts = play(self._policy, self._policy.spec, seeds, self.num_envs, self.env_id)
+        return {"returns": rollouts.returns, "lengths": rollouts.lengths}
 
     def summary(self) -> dict[str, float]:
         """Return last, best and mean-of-last-k return apart; nothing where none was measured."""

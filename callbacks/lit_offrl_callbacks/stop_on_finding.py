@@ -1,7 +1,5 @@
 """End a run when a diagnostic fails, and go back to the last checkpoint that was sound."""
 
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +8,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from lit_offrl.checkpoint import read_checkpoint
+from lit_offrl.checkpoint_io import LAST
 from lit_offrl.errors import InputError
+from lit_offrl.files import copy_whole
 from lit_offrl_callbacks.diagnostic import Diagnostic, findings_of
 
 
@@ -76,8 +76,7 @@ class StopOnFinding(Checkpoint):
         sound = self._folder / "sound.ckpt"
         pl_module.load_state_dict(read_checkpoint(sound)["state_dict"])
         if trainer.is_global_zero:
-            shutil.copyfile(sound, partial := self._folder / "last.ckpt.partial")
-            os.replace(partial, self._folder / "last.ckpt")
+            copy_whole(sound, self._folder / LAST)
         trainer.strategy.barrier()
         pl_module.print(f"{text} last.ckpt is now that of update {self.sound_update}.")
 

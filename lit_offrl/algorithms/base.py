@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
+from lit_offrl.algorithms.steps import count_update, log_update
 from lit_offrl.algorithms.update_path import UpdatePath
 from lit_offrl.batch import Batch
 from lit_offrl.errors import InputError, NotApplicableError
@@ -100,35 +101,22 @@ class OfflineAlgorithm(UpdatePath):
         """Run one update per stacked batch (K, B, ...)."""
         for k in range(len(batch.reward)):
             metrics = self.train_update(batch.at(k))
-            self._count_update()
+            count_update(self.trainer)
             if self.update_number % self._log_every == 0:
-                self._log_update(metrics)
-
-    def _log_update(self, metrics: dict[str, Tensor]) -> None:
-        """Write metrics at this update.
-
-        Straight to the loggers: `self.log` costs more than many an update, counts calls of
-        `training_step`, and writes stale numbers again at calls that log nothing.
-        """
-        scalars = {name: value.item() for name, value in metrics.items()}
-        for logger in self.loggers:
-            logger.log_metrics(scalars, step=self.update_number)
-            logger.save()
-
-    def _count_update(self) -> None:
-        """Advance ``trainer.global_step`` by one, which raw optimizers leave alone."""
-        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-        progress.increment_ready()
-        progress.increment_completed()
+                scalars = {name: value.item() for name, value in metrics.items()}
+                log_update(self, scalars, self.update_number)
 
     @torch.no_grad()
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log :meth:`held_out_scores`, and as ``val/loss`` the TD error or what stands for it."""
-        scores = self.held_out_scores(batch.at(0))
-        scores["val/loss"] = scores.get("val/td_error", next(iter(scores.values())))
+        """Log :meth:`validation_scores`."""
         size = len(batch.reward[0])
-        self.log_dict(scores, batch_size=size, sync_dist=True)
+        self.log_dict(self.validation_scores(batch.at(0)), batch_size=size, sync_dist=True)
         self.log("step", float(self.trainer.global_step), batch_size=size)
+
+    def validation_scores(self, batch: Batch) -> dict[str, Tensor]:
+        """:meth:`held_out_scores`, and as ``val/loss`` the TD error or what stands for it."""
+        scores = self.held_out_scores(batch)
+        return {**scores, "val/loss": scores.get("val/td_error", next(iter(scores.values())))}
 
     def held_out_scores(self, batch: Batch) -> dict[str, Tensor]:
         """How well held-out actions are predicted and, with a critic, ``val/td_error``.
@@ -148,13 +136,11 @@ class OfflineAlgorithm(UpdatePath):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the class and the seed, which loading and resuming need."""
-        name = f"{type(self).__module__}.{type(self).__qualname__}"
-        checkpoint["algorithm"] = {"class_path": name, "seed": self.seed}
+        checkpoint["algorithm"] = {"class_path": class_path(self), "seed": self.seed}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another algorithm's or another shape's checkpoint; take over the seed."""
-        saved = checkpoint.get("algorithm", {})
-        name = f"{type(self).__module__}.{type(self).__qualname__}"
+        saved, name = checkpoint.get("algorithm", {}), class_path(self)
         if saved.get("class_path") != name:
             raise InputError(
                 f"The checkpoint holds {saved.get('class_path', 'another model')}, not {name}: "
@@ -169,3 +155,8 @@ class OfflineAlgorithm(UpdatePath):
                     "Use the dataset, options and network sizes it was made with."
                 )
         self.seed = saved["seed"]
+
+
+def class_path(algorithm: OfflineAlgorithm) -> str:
+    """Where a checkpoint's reader finds the algorithm's class."""
+    return f"{type(algorithm).__module__}.{type(algorithm).__qualname__}"

@@ -16,6 +16,7 @@ from lit_offrl.batch import Batch
 from lit_offrl.compiled import CompiledUpdate, Draw, Tape
 from lit_offrl.errors import InputError
 from lit_offrl.rng import run_seed, seed_draws, stream_seed
+from lit_offrl.stacking import whole
 
 UPDATE_STREAM = 1  # stream 0 draws the batches
 COMPILE_FROM = 20_000
@@ -63,7 +64,9 @@ class UpdatePath(LightningModule):
     def minimize(self, loss: Tensor, net: nn.Module) -> None:
         """Take one Adam step on ``net`` alone: the only place that touches an optimizer."""
         optimizer = self._optimizers[net]
-        gradients = torch.autograd.grad(loss, optimizer.param_groups[0]["params"])
+        loss = whole(loss)
+        parameters = optimizer.param_groups[0]["params"]
+        gradients = torch.autograd.grad(loss, parameters, torch.ones_like(loss))
         if self._world_size > 1:
             gradients = _mean_over_ranks(gradients)
         step = fused_adam_step if self._tape is None else traced_adam_step
@@ -72,8 +75,8 @@ class UpdatePath(LightningModule):
     def due(self, period: int) -> bool:
         """Whether this update is the last of ``period`` updates: what is done now and then."""
         if self._tape is not None:
-            self._tape.periods[period] = self._is_due(period)
-        return self._is_due(period)
+            self._tape.periods[period] = self.is_due(period)
+        return self.is_due(period)
 
     def randn(self, *shape: int) -> Tensor:
         """Draw this rank's rows of standard normal noise; the last axis but one is the batch."""
@@ -112,15 +115,12 @@ class UpdatePath(LightningModule):
         for net, lr in self._cosine_lr.items():  # a number would be a constant of the graph
             group = self._optimizers[net].param_groups[0]
             group["lr"] = torch.tensor(lr, dtype=torch.float64, device=self.device)
-        if self.compile_update == "auto":
-            if not 0 <= max_updates < COMPILE_FROM:
-                self._compiled = CompiledUpdate(_OneUpdate(self), required=False)
-        elif self.compile_update:
-            self._compiled = CompiledUpdate(_OneUpdate(self), required=True)
+        if worth_compiling(self.compile_update, max_updates):
+            self._compiled = CompiledUpdate(_OneUpdate(self), self.compile_update is True)
 
     def train_update(self, batch: Batch) -> dict[str, Tensor]:
         """Do the next update on this rank's rows (B, ...), and return what to log."""
-        self._anneal()
+        self.anneal()
         metrics = self._compiled(batch) if self._compiled is not None else None
         if metrics is None:
             self._compiled = None
@@ -129,7 +129,7 @@ class UpdatePath(LightningModule):
         self.update_number += 1
         return metrics
 
-    def _anneal(self) -> None:
+    def anneal(self) -> None:
         """Set ``lr (1 + cos(π update / max_steps)) / 2`` where it is asked for."""
         for net, lr in self._cosine_lr.items():
             if self._max_updates > 0:
@@ -147,8 +147,22 @@ class UpdatePath(LightningModule):
                 found.append(optimizer.param_groups[0]["lr"])
         return found
 
-    def _is_due(self, period: int) -> bool:
+    def is_due(self, period: int) -> bool:
+        """Whether the present update is the last of ``period`` updates."""
         return (self._update_number + 1) % period == 0
+
+    def on_tape(self, tape: Tape, batch: Batch) -> tuple[Tape, dict[str, Tensor]]:
+        """Run the update with what a tape gives, or noting down on it what is asked for."""
+        self._tape = tape
+        try:
+            return tape, self.update(batch)
+        finally:
+            self._tape = None
+
+    def draw(self, draws: list[Draw]) -> list[Tensor]:
+        """Draw what the present update would, in its order."""
+        self._seed_draws()
+        return [self._rows(draw, shape) for draw, shape in draws]
 
     def _seed_draws(self) -> None:
         seed_draws(stream_seed(self.seed, self._update_number, UPDATE_STREAM), self.device)
@@ -179,42 +193,37 @@ class _OneUpdate:
     def __init__(self, algorithm: UpdatePath) -> None:
         self._algorithm = algorithm
         self._held = [*algorithm.parameters(), *algorithm.buffers()]
+        self.draw, self.is_due = algorithm.draw, algorithm.is_due
 
     def record(self, batch: Batch) -> Tape:
         """Run the update, and return what it asks for."""
-        return self._on_tape(Tape(), batch)[0]
+        return self._algorithm.on_tape(Tape(), batch)[0]
 
     def replay(self, batch: Batch, noise: list[Tensor]) -> dict[str, Tensor]:
         """Run the update with given noise."""
-        return self._on_tape(Tape(iter(noise)), batch)[1]
-
-    def _on_tape(self, tape: Tape, batch: Batch) -> tuple[Tape, dict[str, Tensor]]:
-        self._algorithm._tape = tape
-        try:
-            return tape, self._algorithm.update(batch)
-        finally:
-            self._algorithm._tape = None
-
-    def draw(self, draws: list[Draw]) -> list[Tensor]:
-        """Draw what the update would, in its order."""
-        self._algorithm._seed_draws()
-        return [self._algorithm._rows(draw, shape) for draw, shape in draws]
+        return self._algorithm.on_tape(Tape(iter(noise)), batch)[1]
 
     def tensors(self) -> list[Tensor]:
         """Parameters, buffers, the optimizers' state and annealed learning rates."""
         return self._held + self._algorithm.optimizer_tensors()
 
-    def is_due(self, period: int) -> bool:
-        """Whether the present update is the last of ``period`` updates."""
-        return self._algorithm._is_due(period)
-
     def numbers(self) -> dict[str, Any]:
-        """The algorithm's own public numbers, names and tuples."""
-        return {
-            name: value
-            for name, value in vars(self._algorithm).items()
-            if type(value) in PLAIN and not name.startswith("_")
-        }
+        """Plain numbers that the update may read."""
+        return numbers_of(self._algorithm)
+
+
+def worth_compiling(choice: bool | Literal["auto"], max_updates: int) -> bool:
+    """Whether a run compiles its updates: as chosen, or if it has enough of them (-1: no end)."""
+    return not 0 <= max_updates < COMPILE_FROM if choice == "auto" else choice
+
+
+def numbers_of(algorithm: UpdatePath) -> dict[str, Any]:
+    """An algorithm's own public numbers, names and tuples."""
+    return {
+        name: value
+        for name, value in vars(algorithm).items()
+        if type(value) in PLAIN and not name.startswith("_")
+    }
 
 
 def _mean_over_ranks(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

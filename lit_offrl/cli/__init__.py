@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 import shlex
 import sys
 import warnings
@@ -56,7 +57,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _exit(message: str, code: int) -> None:
-    print(message, file=sys.stderr)
+    """Say it once per machine, where several processes have come to the same end."""
+    local_rank = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
+    if local_rank == "0" or code == 1:
+        print(message, file=sys.stderr)
     sys.exit(code)
 
 
@@ -65,6 +69,7 @@ def _quiet() -> None:
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.basicConfig(format="lit-offrl: %(message)s")
+    logging.getLogger("lit_offrl.compiled").setLevel(logging.INFO)  # it keeps people waiting
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 

@@ -1,25 +1,31 @@
 """``lit-offrl fit``: train an algorithm on a data set."""
 
-import contextlib
-import csv
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins import CheckpointIO
 
 from lit_offrl.algorithms.base import OfflineAlgorithm
+from lit_offrl.algorithms.replicas import Replicas, replicate
 from lit_offrl.checkpoint import read_checkpoint
+from lit_offrl.checkpoint_io import WholeCheckpointIO
+from lit_offrl.cli.logs import KeepLogs, MetricsLogger
 from lit_offrl.cli.parsing import OneLineParser, make_writable
-from lit_offrl.cli.summary import print_summary
+from lit_offrl.cli.run_folder import RUN_DIR, clear, latest, run_folder
+from lit_offrl.cli.summary import print_seeds, print_summary
+from lit_offrl.cpu import prepare_cpu
+from lit_offrl.cpu_threads import largest_product
 from lit_offrl.data import OfflineDataModule
 from lit_offrl.errors import InputError
+from lit_offrl.files import remove_leftovers
 from lit_offrl_callbacks.best_and_last import BestAndLast
 from lit_offrl_callbacks.diagnostic import Diagnostic
 from lit_offrl_callbacks.diagnostic_report import DiagnosticReport
@@ -29,8 +35,8 @@ from lit_offrl_callbacks.offline_online_gap import OfflineOnlineGap
 from lit_offrl_callbacks.online_evaluation import OnlineEvaluation
 from lit_offrl_callbacks.progress import UpdateProgress
 from lit_offrl_callbacks.q_value_sanity import QValueSanity
+from lit_offrl_callbacks.seed_runs import SeedRuns
 
-RUN_DIR = "LIT_OFFRL_RUN_DIR"
 DIAGNOSTICS: dict[str, type[Diagnostic]] = {
     "q_values": QValueSanity,
     "kl": KLDivergence,
@@ -102,13 +108,25 @@ class FitCLI(LightningCLI):
             "--ckpt_path",
             type=str | None,
             default=None,
-            help="Checkpoint to resume from; `last` takes the run folder's latest.",
+            help="Checkpoint to resume from; `last` takes the run folder's latest, if any.",
         )
         parser.add_argument(
             "--diagnostics",
             type=bool,
             default=True,
             help="Whether `q_values`, `kl` and `gap` watch the run.",
+        )
+        parser.add_argument(
+            "--seeds",
+            type=int,
+            default=1,
+            help="Train this many seeds at once, from `seed_everything` on.",
+        )
+        parser.add_argument(
+            "--compile",
+            type=Literal["auto"] | bool,
+            default="auto",
+            help="Whether updates run as one compiled graph; `auto`: in runs of 20,000 or more.",
         )
         parser.add_lightning_class_args(OnlineEvaluation, "evaluation")
         for key, diagnostic in DIAGNOSTICS.items():
@@ -123,10 +141,12 @@ class FitCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Choose the run's folder and put everything that is written into it."""
-        folder = _run_folder(self.config)
+        if self.config.seeds < 1:
+            raise InputError(f"`--seeds` must be at least 1, not {self.config.seeds}.")
+        folder = run_folder(self.config)
         self.config.run_dir = str(folder)
         if self.config.ckpt_path == "last":
-            self.config.ckpt_path = str(folder / "checkpoints" / "last.ckpt")
+            self.config.ckpt_path = latest(folder / "checkpoints")
         self.config.trainer.default_root_dir = str(folder)
         self.config.checkpoint.dirpath = str(folder / "checkpoints")
         if self.config.evaluation.episodes == 0:  # then nothing may enter an environment
@@ -150,14 +170,36 @@ class FitCLI(LightningCLI):
         if config["logger"] is True:
             config["logger"] = [
                 TensorBoardLogger(folder, name="tensorboard", version=""),
-                CSVLogger(folder, name="csv", version=""),
+                MetricsLogger(folder, name="csv", version=""),
             ]
+        plugins = config["plugins"] or []
+        plugins = list(plugins) if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            config["plugins"] = [*plugins, WholeCheckpointIO()]
         keys = [key for key in self.parser.callback_keys if self._is_wanted(key)]
         callbacks = [self._get(self.config_init, key) for key in keys]
-        callbacks += [DiagnosticReport(), Interruption(str(folder / "checkpoints"))]
+        if self.config.seeds > 1:
+            dirpath, evaluation = self.config.checkpoint.dirpath, self.config_init.evaluation
+            callbacks = [SeedRuns(dirpath, evaluation)]
+        resumed = self.config.ckpt_path
+        update = read_checkpoint(Path(resumed)).get("global_step", 0) if resumed else -1
+        callbacks.append(KeepLogs(update))
+        if self.config.seeds == 1:
+            callbacks.append(DiagnosticReport())
+        callbacks.append(Interruption(str(folder / "checkpoints")))
         if config["enable_progress_bar"] is not False:
             callbacks.append(UpdateProgress())
         return self._instantiate_trainer(config, callbacks)
+
+    def trained_module(self) -> OfflineAlgorithm | Replicas:
+        """What is trained: the model, or one of its kind for each seed."""
+        module: OfflineAlgorithm | Replicas = self.model
+        if self.config.seeds > 1:
+            first = self.config.seed_everything
+            module = replicate(self.model, range(first, first + self.config.seeds))
+            self.datamodule.replica_seeds = module.seeds
+        module.compile_update = self.config.compile
+        return module
 
     def _is_wanted(self, key: str) -> bool:
         return key not in DIAGNOSTICS or bool(self.config.diagnostics)
@@ -166,79 +208,49 @@ class FitCLI(LightningCLI):
 def main(args: Sequence[str]) -> Path:
     """Train, print what came out, and return the run's folder."""
     try:
-        return _train(FitCLI(args))
+        return train(FitCLI(args))
     finally:
         os.environ.pop(RUN_DIR, None)
 
 
-def _train(cli: FitCLI) -> Path:
+def train(cli: FitCLI) -> Path:
+    """Train what was parsed, print what came out, and return the run's folder."""
     folder, resumed = Path(cli.config.run_dir), cli.config.ckpt_path
-    update = read_checkpoint(Path(resumed)).get("global_step", 0) if resumed else None
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     before = set() if missing else set(folder.iterdir())
     make_writable(folder, "--run_dir")
     try:
-        if update is not None and cli.trainer.is_global_zero:
-            _keep_metrics(cli.trainer, update)
-        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=resumed, weights_only=True)
+        if cli.trainer.is_global_zero:
+            for place in (folder, folder / "checkpoints"):
+                remove_leftovers(place)
+        model = cli.trained_module()
+        if isinstance(cli.trainer.accelerator, CPUAccelerator):
+            product = largest_product(cli.model, cli.datamodule.batch_size)
+            prepare_cpu(product, cli.trainer.world_size)
+        cli.trainer.fit(model, cli.datamodule, ckpt_path=resumed, weights_only=True)
     except BaseException as error:
-        if not any(folder.glob("checkpoints/*")):
-            _clear(folder, before, missing)
+        if not any(folder.glob("checkpoints/*.ckpt")):
+            clear(folder, before, missing)
         if isinstance(error, SystemExit):  # what Lightning makes of it
             raise KeyboardInterrupt from None
         raise
     if cli.trainer.is_global_zero:
-        evaluation: OnlineEvaluation = cli.config_init.evaluation
-        print_summary(type(cli.model).__name__, cli.datamodule, evaluation.summary(), folder)
-        _print_reports(cli.trainer)
+        _summarize(cli, folder)
     return folder
 
 
-def _print_reports(trainer: Trainer) -> None:
-    """Print what the report says, and where it lies."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+def _summarize(cli: FitCLI, folder: Path) -> None:
+    """Print what came out, what the report says, and where it lies."""
+    name, evaluation = type(cli.model).__name__, cli.config_init.evaluation
+    for callback in cli.trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, SeedRuns):
+            summaries = {seed: e.summary() for seed, e in callback.evaluations.items()}
+            print_seeds(name, cli.datamodule, summaries, folder)
+            return
+    print_summary(name, cli.datamodule, evaluation.summary(), folder)
+    for callback in cli.trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, DiagnosticReport) and callback.path is not None:
             print(f"{callback.sentence}\nReport: {callback.path}")
-
-
-def _clear(folder: Path, kept: set[Path], missing: list[Path]) -> None:
-    """Remove what a run that came to nothing wrote, and the folders that it made."""
-    for path in set(folder.iterdir()) - kept:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # others may have written there
-        for path in missing:
-            path.rmdir()
-
-
-def _keep_metrics(trainer: Trainer, update: int) -> None:
-    """Go on with the run's metrics.csv after ``update``: Lightning would begin an empty one."""
-    for logger in trainer.loggers:
-        path = Path(logger.log_dir or "") / "metrics.csv"
-        if isinstance(logger, CSVLogger) and path.is_file():
-            with path.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= update]
-            writer: Any = logger.experiment  # removes the file
-            writer.metrics = rows
-            writer.save()
-
-
-def _run_folder(config: Namespace) -> Path:
-    """Folder of this run: the one asked for, else the next free one under ``runs``."""
-    if named := config.run_dir or os.environ.get(RUN_DIR):
-        return Path(named)
-    if "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ:
-        raise InputError("With several processes, name their common folder with `--run_dir`.")
-    dataset = str(config.data.dataset_id).removesuffix(".hdf5").strip("/.").replace("/", "-")
-    algorithm = str(config.model.class_path).rpartition(".")[2].lower()
-    base = Path("runs") / dataset / algorithm / f"seed-{config.seed_everything}"
-    taken = [base, *(base.with_name(f"{base.name}-{i}") for i in range(2, 10_000))]
-    free = next(i for i, folder in enumerate(taken) if not folder.exists())
-    folder = taken[max(free - 1, 0) if config.ckpt_path == "last" else free]
-    os.environ[RUN_DIR] = str(folder)  # for the processes that Lightning starts
-    return folder
 
 
 def _packaged_config(args: Sequence[str], i: int) -> str:

@@ -3,6 +3,7 @@
 import logging
 import math
 import warnings
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +16,12 @@ from torch import Tensor
 from lit_offrl.batch import Batch, Layout
 from lit_offrl.data.loading import load_dataset
 from lit_offrl.data.packing import obs_statistics, pack_rows
-from lit_offrl.data.sampler import SequentialBatches, UpdateBlocks, UpdateSampler
+from lit_offrl.data.sampler import (
+    ReplicaSampler,
+    SequentialBatches,
+    UpdateBlocks,
+    UpdateSampler,
+)
 from lit_offrl.data.spec import DatasetSpec
 from lit_offrl.data.transitions import Transitions
 from lit_offrl.errors import InputError
@@ -79,6 +85,8 @@ class OfflineDataModule(LightningDataModule):
         self.extras = tuple(extras)
         self.discount = discount
         self._seed: int | None = None
+        self.replica_seeds: Sequence[int] = ()
+        """Seeds that train at once, each on batches of its own, (K, S, B, W); else one does."""
         self._check_ranges()
 
     def _check_ranges(self) -> None:
@@ -234,13 +242,12 @@ class OfflineDataModule(LightningDataModule):
     def train_dataloader(self) -> UpdateBlocks:
         """Blocks of K stacked packed batches (K, B, W), from ``trainer.global_step`` on."""
         assert self.trainer is not None  # Lightning attaches it before it asks
-        sampler = UpdateSampler(
-            self.train_matrix,
-            self.batch_size,
-            self.seed,
-            self.trainer.global_rank,
-            self.trainer.world_size,
-        )
+        rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        samplers = [
+            UpdateSampler(self.train_matrix, self.batch_size, seed, rank, ranks)
+            for seed in self.replica_seeds or [self.seed]
+        ]
+        sampler = ReplicaSampler(samplers) if self.replica_seeds else samplers[0]
         return UpdateBlocks(sampler, self.trainer, self.updates_per_step, self.updates_per_epoch)
 
     def val_dataloader(self) -> SequentialBatches | list[Tensor]:

@@ -1,6 +1,6 @@
 """Which transitions an update sees: a function of (seed, update, rank) and nothing else."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from lightning import Trainer
@@ -54,6 +54,21 @@ class UpdateSampler:
         return gathered.view(k, -1, gathered.shape[1])
 
 
+class ReplicaSampler:
+    """Draws the batches of several seeds, each as its own run would.
+
+    Args:
+        samplers: One per seed.
+    """
+
+    def __init__(self, samplers: Sequence[UpdateSampler]) -> None:
+        self._samplers = samplers
+
+    def block(self, first_update: int, k: int) -> Tensor:
+        """Gather the batches of ``k`` updates, (k, S, B, W)."""
+        return torch.stack([s.block(first_update, k) for s in self._samplers], dim=1)
+
+
 class UpdateBlocks:
     """Iterable over one epoch's blocks of K stacked batches, starting where the trainer stands.
 
@@ -69,7 +84,7 @@ class UpdateBlocks:
 
     def __init__(
         self,
-        sampler: UpdateSampler,
+        sampler: UpdateSampler | ReplicaSampler,
         trainer: Trainer,
         updates_per_step: int,
         updates_per_epoch: int,

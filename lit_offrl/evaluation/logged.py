@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_offrl.algorithms.base import UPDATE_STREAM
+from lit_offrl.algorithms.update_path import UPDATE_STREAM
 from lit_offrl.batch import Batch, Layout
 from lit_offrl.data import Transitions
 from lit_offrl.data.sampler import UpdateSampler

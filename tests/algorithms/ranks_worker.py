@@ -1,59 +1,132 @@
-"""Train several algorithms on one or more ranks, in float64, and save their weights."""
+"""Train any algorithm, with any of its main options, on one or more ranks in float64."""
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
+from typing import Any
 
 import torch
-from lightning import Trainer
+from gymnasium.spaces import Discrete
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
 
-from lit_offrl.algorithms import BC, BCQ, CQL, IQL, TD3BC, OfflineAlgorithm
+from lit_offrl.algorithms import (
+    BC,
+    BCQ,
+    CQL,
+    DQN,
+    IQL,
+    TD3BC,
+    DiscreteBCQ,
+    DiscreteCQL,
+    DiscreteIQL,
+    OfflineAlgorithm,
+)
 from lit_offrl.data import OfflineDataModule
+from tests.data.makers import ACTION, episode, make_minari
+from tests.ranks import quiet_trainer
 
-ALGORITHMS: dict[str, Callable[[int, int], OfflineAlgorithm]] = {
-    "BC": lambda obs, action: BC(obs, action, hidden=(8,)),
-    "BCQ": lambda obs, action: BCQ(obs, action, hidden=(8,), vae_hidden=(8,)),
-    "CQL": lambda obs, action: CQL(obs, action, hidden=(8,), critic_hidden=(8,), n_actions=3),
-    "CQL of all options": lambda obs, action: CQL(
-        obs,
-        action,
-        hidden=(8,),
-        critic_hidden=(8,),
-        n_actions=3,
-        lagrange_gap=1.0,
-        penalty_prior="behavior",
-        policy_regularizer="kl",
-    ),
-    "IQL": lambda obs, action: IQL(obs, action, hidden=(8,)),
-    "TD3BC": lambda obs, action: TD3BC(obs, action, hidden=(8,)),
+LENGTHS = (9, 8, 7, 10)
+WIDE: dict[str, Any] = {"hidden": (8, 8)}
+SAMPLING = partial(CQL, **WIDE, critic_hidden=(8, 8), n_actions=3, policy_lr=1e-3)
+
+BOX: dict[str, Callable[..., OfflineAlgorithm]] = {
+    "BC": partial(BC, **WIDE),
+    "BC tanh_gaussian": partial(BC, **WIDE, policy="tanh_gaussian"),
+    "BC deterministic": partial(BC, **WIDE, policy="deterministic"),
+    "BCQ": partial(BCQ, **WIDE, vae_hidden=(8,)),
+    "CQL": SAMPLING,
+    "CQL lagrange, max backup": partial(SAMPLING, lagrange_gap=1.0, max_target_backup=True),
+    "CQL prior, kl": partial(SAMPLING, penalty_prior="behavior", policy_regularizer="kl"),
+    "CQL bc, clipped gap": partial(SAMPLING, policy_regularizer="bc", gap_clip=(-1.0, 1.0)),
+    "IQL": partial(IQL, **WIDE),
+    "IQL deterministic": partial(IQL, **WIDE, deterministic_policy=True, cosine_schedule=False),
+    "TD3BC": partial(TD3BC, **WIDE),
 }
+DISCRETE: dict[str, Callable[..., OfflineAlgorithm]] = {
+    "BC categorical": partial(BC, **WIDE, policy="categorical", logit_penalty=0.01),
+    "DQN": partial(DQN, **WIDE),
+    "DQN double, period": partial(DQN, **WIDE, double=True, target_period=4, polyak=1.0),
+    "DiscreteBCQ": partial(DiscreteBCQ, **WIDE, n_critics=2),
+    "DiscreteCQL": partial(DiscreteCQL, **WIDE),
+    "DiscreteCQL quantiles": partial(DiscreteCQL, **WIDE, n_quantiles=5, n_critics=2),
+    "DiscreteCQL prior, soft": partial(
+        DiscreteCQL, **WIDE, penalty_prior="behavior", backup="soft_pi"
+    ),
+    "DiscreteIQL": partial(DiscreteIQL, **WIDE),
+}
+DROPOUT: dict[str, Callable[..., OfflineAlgorithm]] = {
+    "BC dropout": partial(BC, **WIDE, dropout=0.3),
+    "IQL dropout": partial(IQL, **WIDE, dropout=0.3),
+}
+ALGORITHMS = {**BOX, **DISCRETE, **DROPOUT}
 
 
-def train(devices: int) -> dict[str, dict[str, torch.Tensor]]:
-    """Weights of each algorithm after six updates."""
-    weights = {}
-    for name, make in ALGORITHMS.items():
-        data = OfflineDataModule("tests/small-v0", batch_size=8, updates_per_step=3)
-        torch.manual_seed(0)
-        algorithm = make(data.obs_dim, data.action_dim)
-        trainer = Trainer(
-            max_steps=6,
-            accelerator="cpu",
-            devices=devices,
-            strategy="ddp" if devices > 1 else "auto",
-            precision="64-true",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        trainer.fit(algorithm, data)
-        assert trainer.world_size == devices
-        weights[name] = {key: value.clone() for key, value in algorithm.state_dict().items()}
-    return weights
+class MemoryLogger(Logger):
+    """Keeps what this rank logs, also on a rank that would write nothing."""
+
+    name, version = "memory", 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[dict[str, float]] = []
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Keep nothing of them."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Keep one row."""
+        self.rows.append({**metrics, "step": float(step or 0)})
 
 
-if __name__ == "__main__":
-    ranks = int(sys.argv[1])
-    trained = train(ranks)
-    torch.save(trained, Path(sys.argv[2]) / f"rank{torch.distributed.get_rank()}.pt")
+def make_data() -> None:
+    """Store a small random set of each kind of action."""
+    for dataset_id, space in (("tests/box-v0", ACTION), ("tests/discrete-v0", Discrete(3))):
+        episodes = [episode(i, n, action_space=space) for i, n in enumerate(LENGTHS)]
+        make_minari(episodes, dataset_id, action_space=space)
+
+
+def train(
+    name: str, save: str | None = None, resume: str | None = None, *, devices: int
+) -> dict[str, Any]:
+    """Weights after a run of 50 updates in two epochs, and what was logged on the way.
+
+    Args:
+        name: One of :data:`ALGORITHMS`.
+        save: Folder that gets a checkpoint of update 25, ``step=25.ckpt``.
+        resume: Checkpoint to start from.
+        devices: How many ranks.
+    """
+    dataset_id = "tests/discrete-v0" if name in DISCRETE else "tests/box-v0"
+    data = OfflineDataModule(dataset_id, batch_size=8, updates_per_step=3, updates_per_epoch=25)
+    torch.manual_seed(0)
+    algorithm, logger = ALGORITHMS[name](data.obs_dim, data.action_dim), MemoryLogger()
+    every_epoch = ModelCheckpoint(save, "{step}", save_top_k=-1, save_on_train_epoch_end=True)
+    trainer = quiet_trainer(
+        devices,
+        max_steps=50,
+        logger=logger,
+        log_every_n_steps=5,
+        callbacks=[every_epoch] if save else [],
+        enable_checkpointing=save is not None,
+    )
+    trainer.fit(algorithm, data, ckpt_path=resume, weights_only=True)
+    assert trainer.world_size == devices
+    weights = {key: value.clone() for key, value in algorithm.state_dict().items()}
+    return {"weights": weights, "logged": logger.rows}
+
+
+def train_all(names: list[str], *, devices: int) -> dict[str, dict[str, Any]]:
+    """Train several, one after the other."""
+    return {name: train(name, devices=devices) for name in names}
+
+
+def resume_all(names: list[str], folder: str, *, devices: int) -> dict[str, dict[str, Any]]:
+    """Go on from the checkpoints that :func:`save_all` left."""
+    return {
+        name: train(name, resume=f"{folder}/{name}/step=25.ckpt", devices=devices) for name in names
+    }
+
+
+def save_all(names: list[str], folder: str, *, devices: int) -> dict[str, dict[str, Any]]:
+    """Train several and keep a checkpoint of the middle of each run."""
+    return {name: train(name, save=f"{folder}/{name}", devices=devices) for name in names}

@@ -22,8 +22,8 @@ from lit_offrl.algorithms import (
     DiscreteCQL,
     DiscreteIQL,
     OfflineAlgorithm,
+    update_path,
 )
-from lit_offrl.algorithms import update_path
 from lit_offrl.batch import Batch, Layout
 from lit_offrl.errors import InputError, NotApplicableError
 from lit_offrl.rng import stream_seed

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ from lit_offrl.compiled import CompiledUpdate, Draw, Tape
 from lit_offrl.errors import InputError
 from tests.algorithms.helpers import ACTION_DIM, N_ACTIONS, OBS_DIM, random_batch, snapshot
 
-SMALL = {"hidden": (16, 16)}
+SMALL: dict[str, Any] = {"hidden": (16, 16)}
 BOX = (OBS_DIM, ACTION_DIM)
 DISCRETE = (OBS_DIM, N_ACTIONS)
 UPDATES = 50
@@ -130,8 +131,9 @@ def test_fifty_compiled_updates_equal_fifty_eager_ones(name: str) -> None:
     for i, (one, other) in enumerate(zip(eager_logged, fast_logged, strict=True)):
         assert list(one) == list(other)
         assert all((one[key] - other[key]).abs() < 1e-8 for key in one), i
-    for one, other in zip(eager._optimizers.values(), fast._optimizers.values(), strict=True):
-        for a, b in zip(one.state.values(), other.state.values(), strict=True):
+    optimizers = zip(eager._optimizers.values(), fast._optimizers.values(), strict=True)
+    for adam, fast_adam in optimizers:
+        for a, b in zip(adam.state.values(), fast_adam.state.values(), strict=True):
             assert all((a[key] - b[key]).abs().max() < 1e-8 for key in a)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers.logger import DummyLogger
 
 from lit_offrl_callbacks.best_and_last import BestAndLast
 from lit_offrl_callbacks.online_evaluation import OnlineEvaluation
@@ -96,3 +97,57 @@ def test_a_resumed_run_remembers_its_best(tmp_path: Path) -> None:
     again = BestAndLast(str(tmp_path))
     fit(data_module(), FakeEvaluation((2,)), again, steps=30, path=path)
     assert updates(tmp_path) == {"best": 10, "last": 30}
+
+
+def test_a_run_whose_folder_was_moved_remembers_its_best(tmp_path: Path) -> None:
+    first, moved = tmp_path / "first", tmp_path / "moved"
+    fit(data_module(), FakeEvaluation((5, 1)), BestAndLast(str(first)), steps=20)
+    first.rename(moved)
+    again = BestAndLast(str(moved))
+    fit(data_module(), FakeEvaluation((2,)), again, steps=30, path=str(moved / "last.ckpt"))
+    assert updates(moved) == {"best": 10, "last": 30}
+    assert again.best_model_path == str(moved / "best.ckpt")
+    assert again.current_score is not None
+    assert again.current_score.item() == 5
+    assert not first.exists()
+
+
+def test_a_run_that_goes_on_in_another_folder_finds_its_own_best(tmp_path: Path) -> None:
+    fit(data_module(), FakeEvaluation((5, 1)), BestAndLast(str(tmp_path / "first")), steps=20)
+    again, path = BestAndLast(str(tmp_path / "other")), str(tmp_path / "first" / "last.ckpt")
+    fit(data_module(), FakeEvaluation((2,)), again, steps=30, path=path)
+    assert updates(tmp_path / "other") == {"best": 30, "last": 30}
+
+
+class Rows(DummyLogger):
+    """Remembers what was logged, and when a checkpoint was written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Any] = []
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        self.seen.append((step, *sorted(metrics)))
+
+
+class LogsAtItsEnd(Callback):
+    """Logs a number of the epoch without naming the update."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.log("late", 1.0, prog_bar=True)
+
+
+def test_what_an_epochs_end_logs_is_logged_once_and_before_the_checkpoint(tmp_path: Path) -> None:
+    rows = Rows()
+
+    class Watched(BestAndLast):
+        def on_save_checkpoint(self, *arguments: Any) -> None:
+            rows.seen.append("saved")
+            super().on_save_checkpoint(*arguments)
+
+    monitor = Watched(str(tmp_path), monitor="late")
+    trainer = fit(data_module(), LogsAtItsEnd(), monitor, steps=20, logger=rows)
+    late = [row for row in rows.seen if row == "saved" or "late" in row]
+    # best.ckpt, the row at the last of the three steps of an epoch, last.ckpt
+    assert late == ["saved", (2, "epoch", "late"), "saved", (5, "epoch", "late"), "saved"]
+    assert trainer.callback_metrics["late"] == trainer.progress_bar_metrics["late"] == 1.0

@@ -306,10 +306,9 @@ def test_wrong_settings_are_input_errors() -> None:
 @pytest.mark.slow
 def test_two_ranks_share_the_episodes_and_find_what_one_does(tmp_path: Path) -> None:
     one, two = run_on_two_ranks("gap", tmp_path)
+    assert one.keys() == {"gap_reward_range", "gap_critic"}
     for found in two:
-        assert found.keys() == one.keys() == {"gap_reward_range", "gap_critic"}
         assert found["gap_critic"]["verdict"] == one["gap_critic"]["verdict"]
-        assert found["gap_critic"]["value"] == pytest.approx(one["gap_critic"]["value"], rel=1e-4)
-        assert found["gap_critic"]["interval"] == pytest.approx(
-            one["gap_critic"]["interval"], rel=1e-3
-        )
+        for part in ("value", "interval"):  # the float32 policy plays other batches
+            expected = pytest.approx(one["gap_critic"][part], rel=1e-5)
+            assert found["gap_critic"][part] == expected

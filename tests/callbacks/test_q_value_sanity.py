@@ -1,8 +1,4 @@
-import json
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,11 +17,9 @@ from lit_offrl.data import OfflineDataModule
 from lit_offrl.errors import InputError
 from lit_offrl.evaluation.diagnosis.q_sanity import QThresholds
 from lit_offrl_callbacks.q_value_sanity import QValueSanity
-from tests.callbacks import q_sanity_worker
 from tests.callbacks.training import data_module
-from tests.data.makers import small
+from tests.callbacks.two_ranks import run_on_two_ranks
 
-ROOT = Path(__file__).parents[2]
 EARLY = QThresholds(burn_in=0)
 pytestmark = pytest.mark.filterwarnings(
     "ignore:You passed in a `val_dataloader`", "ignore:Be aware that when using `ckpt_path`"
@@ -329,25 +323,13 @@ def test_what_can_never_work_fails_before_training() -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_find_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
-    monkeypatch.setenv("LIT_OFFRL_CACHE", str(tmp_path / "cache"))
-    small((9, 8, 7, 10, 11, 6, 9))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [*command, q_sanity_worker.__file__, "2", str(tmp_path)],
-        env=environment,
-        check=True,
-        timeout=200,
-        cwd=tmp_path,
-    )
-    one = q_sanity_worker.findings(devices=1)
-    two = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+def test_two_ranks_find_what_one_does(tmp_path: Path) -> None:
+    one, two = run_on_two_ranks("q_values", tmp_path)
     assert two[0] == two[1]
-    assert {finding["name"] for finding in one} == COMMON | {"awr_weights"}
-    for mine, theirs in zip(one, two[0], strict=True):
-        assert (mine["name"], mine["verdict"]) == (theirs["name"], theirs["verdict"])
+    assert one.keys() == two[0].keys() == COMMON | {"awr_weights"}
+    for name, mine in one.items():
+        theirs = two[0][name]
+        assert mine["verdict"] == theirs["verdict"]
         assert (mine["value"] is None) == (theirs["value"] is None)
         if mine["value"] is not None:
-            assert mine["value"] == pytest.approx(theirs["value"], rel=1e-6, abs=1e-9), mine["name"]
+            assert mine["value"] == pytest.approx(theirs["value"], rel=1e-6, abs=1e-9), name

@@ -212,7 +212,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
     assert not Path("second").exists()
 
 
-@pytest.mark.parametrize("name", ["absent.ckpt", "text.ckpt", "last"])
+@pytest.mark.parametrize("name", ["absent.ckpt", "text.ckpt"])
 def test_a_file_that_is_no_checkpoint_is_refused(fit: Fit, name: str) -> None:
     Path("text.ckpt").write_text("no checkpoint at all")
     assert "ckpt" in fit(ckpt_path=name).complaint

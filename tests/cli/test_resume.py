@@ -1,5 +1,6 @@
 """Runs that are stopped, and go on as if they had not been."""
 
+import logging
 import os
 import shlex
 import signal
@@ -11,10 +12,15 @@ from typing import Any
 
 import pytest
 
+from lit_offrl.files import write_whole
 from lit_offrl_callbacks.online_evaluation import OnlineEvaluation
+from tests.cli.killing import differences
 from tests.cli.running import Fit, metrics, read, same_training, tiny
 
 MAIN = "from lit_offrl.cli import main; main()"
+WATCHED = {"data.dataset_id": "pendulum/mixed", "diagnostics": "true", "gap.episodes": 2}
+WATCHED |= {"evaluation.episodes": 2, "evaluation.every_n_epochs": 2, "trainer.max_steps": 50}
+WRITER = "lit_offrl.checkpoint_io.write_whole"
 SENDER = "tests.cli.signals.SendSignal"
 
 
@@ -128,3 +134,157 @@ def test_a_signal_from_outside_leaves_a_checkpoint(fit: Fit, signum: signal.Sign
     assert fit("--ckpt_path", "last", model="BC", **options).code == 0
     assert fit(model="BC", **{**options, "run_dir": "whole"}).code == 0
     assert same_training(read("whole"), read("run"))
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+def kill_after_checkpoint(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Die as soon as the ``number``-th ``last.ckpt`` is in place."""
+    written: list[str] = []
+
+    def die(path: Path, content: memoryview, keep_as: Path | None = None) -> None:
+        write_whole(path, content, keep_as)
+        written.append(path.name)
+        if written.count("last.ckpt") == number:
+            raise Killed
+
+    monkeypatch.setattr(WRITER, die)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("held_out", [0, 0.25])
+def test_a_run_killed_right_after_its_checkpoints_misses_nothing(
+    fit: Fit, held_out: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**WATCHED, "data.held_out": held_out}
+    assert fit(run_dir="whole", **options).code == 0
+    for kill, resume in enumerate([[], ["--ckpt_path", "last"]]):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            kill_after_checkpoint(patch, 2 + kill)
+            fit(*resume, run_dir="run", **options)
+    assert read("run")["global_step"] == 40
+    assert fit("--ckpt_path", "last", run_dir="run", **options).code == 0
+    assert differences(Path("whole"), Path("run")) == []
+
+
+@pytest.mark.slow
+def test_a_run_killed_after_its_last_checkpoint_still_writes_its_report(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fit(run_dir="whole", **WATCHED)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_after_checkpoint(patch, 5)
+        fit(run_dir="run", **WATCHED)
+    assert not Path("run/report.html").exists()
+    resumed = fit("--ckpt_path", "last", run_dir="run", **WATCHED)
+    sentence, report = resumed.out.splitlines()[-2:]
+    assert sentence in whole.out.splitlines()
+    assert report == "Report: run/report.html"
+    assert differences(Path("whole"), Path("run")) == []
+
+
+def test_epochs_are_counted_once_however_often_a_run_is_killed(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"trainer.max_steps": -1, "trainer.max_epochs": 5, "model.cosine_schedule": "false"}
+    assert fit(run_dir="whole", **options).code == 0
+    for kill, resume in enumerate([[], ["--ckpt_path", "last"]]):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            kill_after_checkpoint(patch, 2 + kill)
+            fit(*resume, run_dir="run", **options)
+    assert fit("--ckpt_path", "last", run_dir="run", **options).code == 0
+    assert read("run")["global_step"] == 50
+    assert differences(Path("whole"), Path("run")) == []
+
+
+def test_what_was_logged_after_the_checkpoint_is_logged_once(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fit(run_dir="whole").code == 0
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(os, "kill", die)
+        fit(*stop_at(16), run_dir="run")
+    assert [row["step"] for row in metrics("run")][-1] == 15
+    with Path("run/csv/metrics.csv").open("a") as file:
+        file.write("0.25,1")  # a row that was cut short
+    assert read("run")["global_step"] == 10
+    assert fit("--ckpt_path", "last", run_dir="run").code == 0
+    assert differences(Path("whole"), Path("run")) == []
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(
+    fit: Fit, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fit(run_dir="whole").code == 0
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    caplog.set_level(logging.WARNING, "lit_offrl")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(WRITER, die)
+        fit(run_dir="run")
+    leftovers = {"csv/metrics.csv": "loss/q,step\r\n1.5,5\r\n", "checkpoints/.last.ckpt.1.tmp": ""}
+    for name, text in leftovers.items():
+        path = Path("run") / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    caplog.clear()
+    assert fit("--ckpt_path", "last", run_dir="run").code == 0
+    assert caplog.messages == [
+        "There is no checkpoint in run/checkpoints: starting from the first update."
+    ]
+    assert differences(Path("whole"), Path("run")) == []
+
+
+def test_a_named_checkpoint_must_be_there(fit: Fit) -> None:
+    complaint = fit("--ckpt_path", "run/checkpoints/last.ckpt", run_dir="run").complaint
+    assert "`run/checkpoints/last.ckpt` is not there" in complaint
+
+
+def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(
+    fit: Fit, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"trainer.max_steps": 40, "data.updates_per_step": 2}
+    assert fit(run_dir="whole", **options).code == 0
+    assert fit(*stop_at(32), run_dir="run", **options).code == 130
+    assert (read("run", "previous")["global_step"], read("run")["global_step"]) == (30, 34)
+    last = Path("run/checkpoints/last.ckpt")
+    last.write_bytes(last.read_bytes()[:2000])
+    caplog.set_level(logging.WARNING, "lit_offrl")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_after_checkpoint(patch, 1)
+        fit("--ckpt_path", "last", run_dir="run", **options)
+    assert (read("run", "previous")["global_step"], read("run")["global_step"]) == (30, 30)
+    assert fit("--ckpt_path", "last", run_dir="run", **options).code == 0
+    assert caplog.messages == [f"{last} is missing or damaged: going on from previous.ckpt."]
+    assert differences(Path("whole"), Path("run")) == []
+
+
+def test_a_full_disk_leaves_the_checkpoints_before(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+
+    def full(path: Path, content: memoryview, keep_as: Path | None = None) -> None:
+        written.append(path.name)
+        if written.count("last.ckpt") == 2:
+            raise OSError("No space left on device")
+        write_whole(path, content, keep_as)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WRITER, full)
+        outcome = fit(run_dir="run")
+    assert outcome.code == 1
+    assert outcome.err == (
+        "lit-offrl: No space left on device. Checkpoints written before are whole.\n"
+    )
+    assert read("run")["global_step"] == 10
+    assert fit(run_dir="whole").code == fit("--ckpt_path", "last", run_dir="run").code == 0
+    assert differences(Path("whole"), Path("run")) == []

@@ -1,0 +1,111 @@
+"""Each seed of a run of several: its returns, and its checkpoints."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+
+from lit_offrl.algorithms.replicas import Replicas, member_checkpoint, over_seeds
+from lit_offrl_callbacks.best_and_last import BestAndLast
+from lit_offrl_callbacks.online_evaluation import OnlineEvaluation
+
+
+class SeedRuns(BestAndLast):
+    """Evaluates each member of ``Replicas``, and writes what a run of its seed alone would leave.
+
+    Beside ``last.ckpt`` of all seeds, from which the run goes on, each epoch leaves
+    ``seed-S/checkpoints/last.ckpt`` and ``best.ckpt`` (by online return where policies are
+    evaluated in their environment, else by held-out loss): ordinary checkpoints, which
+    `lit-offrl evaluate` reads and from which a run of one seed goes on.
+
+    Logged Metrics:
+        - ``eval/...`` of :class:`OnlineEvaluation`: the mean over seeds, ``/ci95`` and ``/seed-S``.
+
+    Args:
+        dirpath: Folder for the checkpoint of all seeds; those of each seed lie beside it.
+        evaluation: How each policy is evaluated.
+    """
+
+    def __init__(self, dirpath: str, evaluation: OnlineEvaluation) -> None:
+        super().__init__(dirpath)
+        self.save_top_k = 0  # no best of all seeds at once
+        self._evaluation = evaluation
+        self.evaluations: dict[int, OnlineEvaluation] = {}
+        """The evaluation of each seed."""
+        self._best: dict[int, float] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check early that the policies can be evaluated."""
+        assert isinstance(pl_module, Replicas)
+        for seed, member in zip(pl_module.seeds, pl_module.algorithms, strict=True):
+            self.evaluations.setdefault(seed, copy.deepcopy(self._evaluation))
+            self.evaluations[seed].setup(trainer, member, stage)
+        super().setup(trainer, pl_module, stage)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate where there are held-out episodes."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._evaluate(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate where there are none, and write the checkpoints."""
+        assert isinstance(pl_module, Replicas)
+        self._evaluate(trainer, pl_module)
+        names = {seed: self._names(trainer, seed) for seed in pl_module.seeds}
+        super().on_train_epoch_end(trainer, pl_module)
+        folder, writer = Path(str(self.dirpath)), trainer.strategy.checkpoint_io
+        whole = torch.load(folder / "last.ckpt", map_location="cpu", weights_only=True)
+        for i, seed in enumerate(pl_module.seeds):
+            own = member_checkpoint(whole, i)
+            for name in names[seed]:
+                path = folder.parent / f"seed-{seed}" / "checkpoints" / name
+                writer.save_checkpoint(own, path)
+
+    def _names(self, trainer: Trainer, seed: int) -> list[str]:
+        """Files that hold a seed as it is now."""
+        score, best = self._score(trainer, seed), self._best.get(seed, -torch.inf)
+        if score is not None and score <= best:
+            return ["last.ckpt"]
+        self._best[seed] = best if score is None else score
+        return ["best.ckpt", "last.ckpt"]
+
+    def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, Replicas)
+        found = [
+            self.evaluations[seed].evaluate_if_due(trainer, member)
+            for seed, member in zip(pl_module.seeds, pl_module.algorithms, strict=True)
+        ]
+        for name in found[0]:
+            values = [metrics[name] for metrics in found]
+            if name == "eval/episodes_spent":
+                pl_module.log(name, sum(values))
+            elif name == "step":
+                pl_module.log(name, values[0])
+            else:
+                pl_module.log_dict(over_seeds(name, values, pl_module.seeds))
+
+    def _score(self, trainer: Trainer, seed: int) -> float | None:
+        """How good a seed is now, larger is better; None if nothing can tell."""
+        evaluation = self.evaluations[seed]
+        if evaluation.evaluates_online:
+            update, mean = evaluation.history[-1] if evaluation.history else (-1, -torch.inf)
+            return mean if update == trainer.global_step else -torch.inf
+        loss = trainer.callback_metrics.get(f"val/loss/seed-{seed}")
+        return None if loss is None else -loss.item()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return histories and best scores, in plain types."""
+        histories = {str(seed): e.state_dict() for seed, e in self.evaluations.items()}
+        best = {str(seed): score for seed, score in self._best.items()}
+        return {**super().state_dict(), "best": best, "evaluations": histories}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        super().load_state_dict(state_dict)
+        self._best = {int(seed): score for seed, score in state_dict["best"].items()}
+        for seed, state in state_dict["evaluations"].items():
+            own = self.evaluations.setdefault(int(seed), copy.deepcopy(self._evaluation))
+            own.load_state_dict(state)
