@@ -3,6 +3,10 @@ PYTHON ?= python3
 # Pins of what CI installs. Empty (`make demo CONSTRAINTS=`) takes what pip finds.
 CONSTRAINTS ?= constraints.txt
 
+# Other libraries' Pythons: make bench PEERS="--d3rlpy-python PATH --torchrl-python PATH"
+PEERS ?=
+BENCH_OUT ?= runs/speed
+
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e
@@ -26,8 +30,11 @@ check: $(VENV)/.installed-dev  ## Format, lint, types, then all tests.
 	$(BIN)/mypy --strict
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/.installed  ## Measure updates per second.
-	$(BIN)/python benchmarks/speed.py
+bench: $(VENV)/.installed  ## Measure speed, start-up, growth; PEERS names other libraries.
+	$(BIN)/python benchmarks/speed.py --out $(BENCH_OUT) $(PEERS)
+	$(BIN)/python benchmarks/startup.py --out $(BENCH_OUT)
+	$(BIN)/python benchmarks/growth.py --out $(BENCH_OUT)
+	$(BIN)/python benchmarks/seeds.py --out $(BENCH_OUT)
 
 clean:  ## Remove caches and built files; keep .venv and the runs.
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,136 +1,45 @@
-"""Eager gradient updates per second of lit_offrl, beside d3rlpy's.
+"""Gradient updates per second of lit_offrl, beside d3rlpy's and TorchRL's.
 
-    python benchmarks/speed.py --d3rlpy-python PATH
+    python benchmarks/speed.py --d3rlpy-python PATH --torchrl-python PATH
 
-Both libraries run on one core and one thread, in turn, burst by burst; a figure is the median
-over rounds of the CPU time of an update, batch sampling included. "fit" is what a user calls,
-``lit-offrl fit`` with its loggers or d3rlpy's ``fit``, both without evaluation; "bare" is the
-library's update in a loop. Without ``--d3rlpy-python`` only lit_offrl is measured.
+All run on one core and one thread, in turn, burst by burst; a figure is the median over rounds of
+the CPU time of an update, batch sampling included. "fit" is what a user calls, ``lit-offrl fit``
+with its loggers and diagnostics or d3rlpy's ``fit``, both without an environment; "bare" is the
+library's update in a loop. The time between two epochs of ``lit-offrl fit`` is measured apart and
+added as it falls on one of 5000 updates. Start-up and compilation are in ``startup.py``. Without
+the peers' Pythons only lit_offrl is measured.
 """
 
 import argparse
-import json
 import os
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections import defaultdict
 from pathlib import Path
-from typing import Any
-
-import h5py
-import numpy as np
 
 from benchmarks.export import export_transitions
 from benchmarks.peers.settings import ALGORITHMS
+from benchmarks.racing import (
+    Answer,
+    Racer,
+    Worker,
+    interleave,
+    median_seconds,
+    write_random,
+)
+from benchmarks.records import DEFAULT_FOLDER, Record, write_records
+from benchmarks.speed_report import report
 from lit_offrl.data import OfflineDataModule
 
-ROOT = Path(__file__).resolve().parent.parent
 DEFAULT = ("BC", "TD3BC", "IQL", "BCQ", "CQL", "DiscreteCQL")
-OBS_DIM, ACTION_DIM, N_ACTIONS = 11, 3, 3  # Hopper's; the discrete set has as many actions
+TORCHRL = ("BC", "TD3BC", "IQL", "CQL", "DiscreteCQL")
+UPDATES_PER_EPOCH = 5000  # the default of `lit-offrl fit`
+K = 8  # and its updates per `training_step`
+Way = tuple[str, str]
+MACHINE: Way = ("machine", "peak")
 
 
-class Worker:
-    """A process of one library, pinned to one core, that times bursts of updates."""
-
-    def __init__(self, command: list[str], core: int) -> None:
-        pin = ["taskset", "-c", str(core)] if shutil.which("taskset") else []
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
-        self._process = subprocess.Popen(
-            [*pin, *command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            cwd=ROOT,
-            env=env,
-        )
-
-    def seconds(self, **request: Any) -> float:
-        """CPU seconds of one update."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        print(json.dumps(request), file=self._process.stdin, flush=True)
-        reply = self._process.stdout.readline()
-        if not reply:
-            self._log.seek(0)
-            raise RuntimeError(f"A worker died:\n{self._log.read()[-2000:]}")
-        return float(json.loads(reply)["seconds"])
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-
-def write_random(path: Path, n: int, discrete: bool) -> None:
-    """Write random transitions as a D4RL file: speed does not depend on what is in them."""
-    rng = np.random.default_rng(0)
-    action: Any = rng.uniform(-1, 1, (n, ACTION_DIM)).astype(np.float32)
-    if discrete:
-        action = rng.integers(N_ACTIONS, size=n)
-    timeout = np.arange(1, n + 1) % 500 == 0
-    with h5py.File(path, "w") as file:
-        file["observations"] = rng.standard_normal((n, OBS_DIM), dtype=np.float32)
-        file["next_observations"] = rng.standard_normal((n, OBS_DIM), dtype=np.float32)
-        file["actions"] = action
-        file["rewards"] = rng.standard_normal(n, dtype=np.float32)
-        file["terminals"] = (rng.random(n) < 0.003) & ~timeout
-        file["timeouts"] = timeout
-
-
-def measure(
-    workers: dict[str, Worker], requests: dict[str, dict[str, str]], options: argparse.Namespace
-) -> dict[str, dict[tuple[str, str], float]]:
-    """Median CPU seconds of an update, for each algorithm and (library, way)."""
-    ways = [(library, way) for library in workers for way in ("fit", "bare")]
-    bursts: dict[str, int] = {}
-    for name, request in requests.items():
-        slowest = max(
-            worker.seconds(**request, task="race", through="bare", updates=16)
-            for worker in workers.values()
-        )
-        bursts[name] = max(3, round(options.seconds / slowest / 8)) * 8
-    times: dict[str, dict[tuple[str, str], list[float]]] = {
-        name: defaultdict(list) for name in requests
-    }
-    for i in range(options.rounds):
-        for name, request in requests.items():
-            for library, way in ways if i % 2 == 0 else reversed(ways):
-                seconds = workers[library].seconds(
-                    **request, task="race", through=way, updates=bursts[name]
-                )
-                times[name][library, way].append(seconds)
-        print(f"round {i + 1} of {options.rounds}", file=sys.stderr, flush=True)
-    return {
-        name: {way: statistics.median(values) for way, values in columns.items()}
-        for name, columns in times.items()
-    }
-
-
-def table(medians: dict[str, dict[tuple[str, str], float]]) -> str:
-    """Updates per second in Markdown, with ratios where d3rlpy was measured."""
-    compared = ("d3rlpy", "fit") in next(iter(medians.values()))
-    heads = ["lit_offrl fit", "lit_offrl bare"]
-    heads += ["d3rlpy fit", "d3rlpy bare", "fit / fit", "bare / bare"] if compared else []
-    rows = [f"| updates/s | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
-    for name, seconds in medians.items():
-        columns = [("lit_offrl", "fit"), ("lit_offrl", "bare")]
-        columns += [("d3rlpy", "fit"), ("d3rlpy", "bare")] if compared else []
-        cells = [f"{1 / seconds[column]:.4g}" for column in columns]
-        if compared:
-            cells += [
-                f"**{seconds['d3rlpy', way] / seconds['lit_offrl', way]:.2f}**"
-                for way in ("fit", "bare")
-            ]
-        rows.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(rows)
-
-
-def prepare(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, str]]:
+def prepare(options: argparse.Namespace, folder: Path) -> dict[str, Answer]:
     """Make what the workers read: which data set, and its export, for each algorithm."""
     requests = {}
     for name in options.algorithms:
@@ -142,37 +51,143 @@ def prepare(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, st
                 write_random(path, options.transitions, discrete)
             dataset = str(path)
         exported = folder / f"{name}.npz"
-        if options.d3rlpy_python:
+        if options.d3rlpy_python or options.torchrl_python:
             data = OfflineDataModule(dataset, held_out=0.0, **ALGORITHMS[name].data)
             export_transitions(data, exported)
         requests[name] = {"algorithm": name, "dataset": dataset, "data": str(exported)}
     return requests
 
 
-def main() -> None:
-    """Measure and print a table."""
+def our_racer(way: str, request: Answer, options: argparse.Namespace) -> Racer:
+    """Start a worker of lit_offrl."""
+    worker = Worker("benchmarks.speed_worker", core=options.core)
+    return Racer(worker, {"task": way, "k": K, "compile": not options.eager, **request})
+
+
+def peer_racers(request: Answer, options: argparse.Namespace) -> dict[Way, Racer]:
+    """Start workers of those peers that have the algorithm."""
+    racers = {}
+    if options.d3rlpy_python and ALGORITHMS[request["algorithm"]].peer:
+        for way in ("fit", "bare"):
+            module = "benchmarks.peers.d3rlpy_worker"
+            worker = Worker(module, options.d3rlpy_python, options.core)
+            racers["d3rlpy", way] = Racer(worker, {"task": "race", "through": way, **request})
+    if options.torchrl_python and request["algorithm"] in TORCHRL:
+        for compiled in (False, True) if options.torchrl_compile else (False,):
+            module = "benchmarks.peers.torchrl_worker"
+            worker = Worker(module, options.torchrl_python, options.core)
+            library = "TorchRL compiled" if compiled else "TorchRL"
+            racers[library, "bare"] = Racer(worker, {"compile": compiled, **request})
+    return racers
+
+
+def race(request: Answer, options: argparse.Namespace, folder: Path) -> list[Record]:
+    """Let all ways of one algorithm run in turn, and the machine's peak with them."""
+    meter = Racer(Worker("benchmarks.speed_worker", core=options.core), {"task": "peak"})
+    bare = our_racer("bare", request, options)
+    warm_up = ALGORITHMS[request["algorithm"]].model.get("target_period", 0)
+    bare.calibrate(options.seconds, K, warm_up)
+    run = {"epoch": bare.updates, "diagnostics": True, "run_dir": str(folder / "fit")}
+    fit = our_racer("fit", {**request, **run}, options)
+    peers = peer_racers(request, options)
+    for racer in (fit, *peers.values()):
+        racer.calibrate(options.seconds, K, warm_up)
+    racers = {MACHINE: meter, ("lit_offrl", "fit"): fit, ("lit_offrl", "bare"): bare, **peers}
+    answers = interleave(racers, options.rounds)
+    flops = meter.worker.ask(**{**request, "task": "flops"})["flops"]
+    for racer in racers.values():
+        racer.worker.close()
+    peak: float = statistics.median([answer["flops"] for answer in answers.pop(MACHINE)])
+    return [
+        {
+            "kind": "rate",
+            "algorithm": request["algorithm"],
+            "library": library,
+            "way": way,
+            "compiled": not options.eager,  # lit_offrl's; a peer's is in its name
+            "seconds": median_seconds(bursts) + epoch_share(bursts),
+            "epoch_share": epoch_share(bursts),
+            "bursts": [burst["seconds"] for burst in bursts],
+            "flops": flops,
+            "peak_flops": peak,
+        }
+        for (library, way), bursts in answers.items()
+    ]
+
+
+def epoch_share(bursts: list[Answer]) -> float:
+    """CPU seconds that lie between two epochs, per update of an epoch of the default length."""
+    ends = [seconds for burst in bursts for seconds in burst.get("epoch_ends", [])]
+    return statistics.median(ends) / UPDATES_PER_EPOCH if ends else 0.0
+
+
+def measure_tax(request: Answer, options: argparse.Namespace, folder: Path) -> list[Record]:
+    """Time ``fit`` without diagnostics and the bare update at several K, in turn."""
+    racers = {}
+    for k in options.tax_k:
+        run = {
+            "k": k,
+            "epoch": UPDATES_PER_EPOCH,
+            "diagnostics": False,
+            "run_dir": str(folder / f"tax-{k}"),
+        }
+        for way in ("fit", "bare"):
+            racers[k, way] = our_racer(way, {**request, **run}, options)
+            racers[k, way].calibrate(options.seconds, k)
+    answers = interleave(racers, options.rounds)
+    for racer in racers.values():
+        racer.worker.close()
+    return [
+        {
+            "kind": "tax",
+            "algorithm": request["algorithm"],
+            "k": k,
+            "compiled": not options.eager,
+            "ratios": [
+                fit["seconds"] / bare["seconds"]  # of one round, a second or two apart
+                for fit, bare in zip(answers[k, "fit"], answers[k, "bare"], strict=True)
+            ],
+        }
+        for k in options.tax_k
+    ]
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=DEFAULT)
     parser.add_argument("--d3rlpy-python", default="", help="Python that has d3rlpy 2.8.1")
+    parser.add_argument("--torchrl-python", default="", help="Python that has TorchRL 0.14.1")
+    parser.add_argument("--torchrl-compile", action="store_true", help="time it compiled too")
+    parser.add_argument("--eager", action="store_true", help="do not compile lit_offrl's updates")
     parser.add_argument("--dataset", default="", help="Minari id instead of random transitions")
     parser.add_argument("--transitions", type=int, default=100_000, help="size of the random set")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0, help="length of a burst, at most")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of a burst")
+    parser.add_argument("--tax-k", type=int, nargs="*", default=[1, 8, 32], help="K of the tax")
     parser.add_argument("--core", type=int, default=0, help="core that all bursts run on")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    parser.add_argument("--out", type=Path, default=DEFAULT_FOLDER, help="folder of the records")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, write the records and print tables."""
+    options = parse()
+    records = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         # Random files are not worth a place in the user's cache.
-        os.environ.setdefault("LIT_OFFRL_CACHE", folder)
-        requests = prepare(options, Path(folder))
-        module = ["-m", "benchmarks.speed_worker"]
-        workers = {"lit_offrl": Worker([sys.executable, *module], options.core)}
-        if options.d3rlpy_python:
-            module = ["-m", "benchmarks.peers.d3rlpy_worker"]
-            workers["d3rlpy"] = Worker([options.d3rlpy_python, *module], options.core)
-        medians = measure(workers, requests, options)
-        for worker in workers.values():
-            worker.close()
-    print(table(medians))
+        os.environ.setdefault("LIT_OFFRL_CACHE", name)
+        requests = prepare(options, folder)
+        for algorithm, request in requests.items():
+            print(f"{algorithm} ...", file=sys.stderr, flush=True)
+            records += race(request, options, folder / algorithm)
+            write_records(options.out / "speed.jsonl", records)  # kept if the rest is stopped
+        if options.tax_k and "IQL" in requests:
+            print("tax ...", file=sys.stderr, flush=True)
+            records += measure_tax(requests["IQL"], options, folder)
+    write_records(options.out / "speed.jsonl", records)
+    print(report(options.out, "speed"))
 
 
 if __name__ == "__main__":

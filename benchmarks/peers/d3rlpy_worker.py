@@ -3,14 +3,11 @@
 d3rlpy pins gymnasium 1.0.0. A virtual environment for it takes
 ``pip install torch==2.13.0 d3rlpy==2.8.1 'gymnasium[mujoco]==1.0.0'``.
 
-A request is one line of JSON on the standard input, a reply one on the standard output.
 """
 
-import json
-import os
-import sys
 import tempfile
 import time
+from functools import cache
 from typing import Any
 
 import d3rlpy  # type: ignore[import-not-found]
@@ -25,9 +22,8 @@ from d3rlpy.optimizers import (  # type: ignore[import-not-found]
 from numpy.typing import NDArray
 
 from benchmarks.peers.rollout import episode_returns
+from benchmarks.peers.serving import Request, cpu_seconds, serve
 from benchmarks.peers.settings import ALGORITHMS, AS_SHIPPED, BATCH_SIZE
-
-Request = dict[str, Any]
 
 
 def load(path: str) -> Any:
@@ -135,56 +131,44 @@ def fqe(request: Request) -> Request:
     return {"value": float(value.mean()), "cpu_s": time.process_time() - start}
 
 
-class Racer:
-    """Keeps one algorithm of each kind ready, and times bursts of updates."""
-
-    def __init__(self) -> None:
-        self._ready: dict[tuple[str, str], tuple[Any, Any]] = {}
-
-    def run(self, request: Request) -> Request:
-        """Return the CPU seconds of one update, through ``fit`` or as bare as can be."""
-        key = (request["algorithm"], request["data"])
-        if key not in self._ready:
-            dataset = load(request["data"])
-            algo = create(request["algorithm"], 1_000_000)
-            algo.build_with_dataset(dataset)
-            self._ready[key] = algo, dataset
-        algo, dataset = self._ready[key]
-        timed = self._fit if request["through"] == "fit" else self._bare
-        return {"seconds": timed(algo, dataset, request["updates"])}
-
-    def _bare(self, algo: Any, dataset: Any, updates: int) -> float:
-        start = time.process_time()
-        for _ in range(updates):
-            algo.update(dataset.sample_transition_batch(BATCH_SIZE))
-        return (time.process_time() - start) / updates
-
-    def _fit(self, algo: Any, dataset: Any, updates: int) -> float:
-        times: list[float] = []
-        with tempfile.TemporaryDirectory() as folder:
-            algo.fit(
-                dataset,
-                n_steps=updates,
-                n_steps_per_epoch=updates,
-                show_progress=False,
-                logger_adapter=FileAdapterFactory(root_dir=folder),
-                callback=lambda *_: times.append(time.process_time()),
-            )
-        return (times[-1] - times[0]) / (updates - 1)
+@cache
+def ready(name: str, path: str) -> tuple[Any, Any]:
+    """Return algorithm and data set."""
+    dataset = load(path)
+    algo = create(name, 1_000_000)
+    algo.build_with_dataset(dataset)
+    return algo, dataset
 
 
-def main() -> None:
-    """Answer requests until the input ends; what d3rlpy prints goes to the standard error."""
-    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    torch.set_num_threads(1)
-    racer = Racer()
-    for line in sys.stdin:
-        request = json.loads(line)
-        tasks = {"learn": learn, "fqe": fqe}
-        reply = tasks.get(request["task"], racer.run)(request)
-        print(json.dumps(reply), file=replies, flush=True)
+def race(request: Request) -> Request:
+    """Return the CPU seconds of one update, through ``fit`` or as bare as can be."""
+    algo, dataset = ready(request["algorithm"], request["data"])
+    if request["through"] == "fit":
+        return {"seconds": fit_seconds(algo, dataset, request["updates"])}
 
+    def update() -> None:
+        algo.update(dataset.sample_transition_batch(BATCH_SIZE))
+
+    return {"seconds": cpu_seconds(update, request["updates"])}
+
+
+def fit_seconds(algo: Any, dataset: Any, updates: int) -> float:
+    """Time ``fit`` with its logger, without what comes before the first update."""
+    times: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        algo.fit(
+            dataset,
+            n_steps=updates,
+            n_steps_per_epoch=updates,
+            show_progress=False,
+            logger_adapter=FileAdapterFactory(root_dir=folder),
+            callback=lambda *_: times.append(time.process_time()),
+        )
+    return (times[-1] - times[0]) / (updates - 1)
+
+
+TASKS = {"learn": learn, "fqe": fqe, "race": race}
 
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    serve(lambda request: TASKS[request["task"]](request))
