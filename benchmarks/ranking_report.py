@@ -22,6 +22,8 @@ ESTIMATORS = {
     "d3rlpy": "FQE of d3rlpy",
     "critic": "critic of training",
 }
+SHOWN = (-150, 450)
+"""Range of estimates that the plot shows."""
 
 
 def report(lines: list[Line], images: Path) -> None:
@@ -100,7 +102,7 @@ def gap_table(truth: dict[Key, NDArray[np.float64]], critics: dict[Key, list[flo
 def plot(
     truth: dict[Key, NDArray[np.float64]], values: dict[str, dict[Key, float]], path: Path
 ) -> None:
-    """Draw estimates over returns, one panel per data set."""
+    """Draw estimates over returns, one panel per data set; what is far off lies on the edge."""
     datasets = sorted({key[0] for key in truth})
     figure, axes = plt.subplots(1, len(datasets), figsize=(3.6 * len(datasets), 3.4), squeeze=False)
     for axis, dataset in zip(axes[0], datasets, strict=True):
@@ -109,15 +111,15 @@ def plot(
             keys = [key for key in truth if key[0] == dataset and key in values[name]]
             axis.plot(
                 [truth[key].mean() for key in keys],
-                [values[name][key] for key in keys],
+                np.clip([values[name][key] for key in keys], *SHOWN),
                 marker,
                 markersize=4,
                 alpha=0.7,
                 label=ESTIMATORS[name],
             )
         axis.plot([min(returns), max(returns)], [min(returns), max(returns)], "k:", linewidth=1)
-        axis.set(title=dataset, xlabel="discounted return, 50 episodes")
-    axes[0, 0].set_ylabel("estimate")
+        axis.set(title=dataset, xlabel="discounted return, 50 episodes", ylim=SHOWN)
+    axes[0, 0].set_ylabel("estimate, cut off at the edges")
     axes[0, -1].legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=120)

@@ -163,8 +163,12 @@ _add(
         "self.bc_alpha * self.batch_mean",
     ),
     ("λ on the imitation term", "-weight * q.mean() + bc_loss", "-q.mean() + weight * bc_loss"),
-    ("policy delayed by one update more", "(self.update_number + 1) %", "self.update_number %"),
-    ("policy updated each time", "% self.policy_delay == 0", "% 1 == 0"),
+    (
+        "policy delayed by one update more",
+        "self.due(self.policy_delay)",
+        "self.due(self.policy_delay + 1)",
+    ),
+    ("policy updated each time", "self.due(self.policy_delay)", "self.due(1)"),
     (
         "policy before Q",
         "        self.minimize(q_loss, self.q)\n        metrics = ",
@@ -428,8 +432,8 @@ _add(
     ("target takes gradients", "copy.deepcopy(net).requires_grad_(False)", "copy.deepcopy(net)"),
     (
         "Polyak replaced by a copy",
-        "list(net.parameters()), polyak)",
-        "list(net.parameters()), 1.0)",
+        "net.parameters()], polyak\n",
+        "net.parameters()], 1.0\n",
     ),
 )
 _add(
@@ -578,46 +582,10 @@ _add(
     "algorithms/base.py",
     (*_BASE, *_TD3_BC),
     (
-        "every network moves",
-        'parameters = group["params"]',
-        'parameters = [p for o in self._optimizers.values() for p in o.param_groups[0]["params"]]',
+        "only the first update of a block",
+        "self.train_update(batch.at(k))",
+        "self.train_update(batch.at(0))",
     ),
-    ("each rank draws the same rows", "dist.get_rank() * rows, rows)", "0, rows)"),
-    (
-        "ranks not averaged",
-        "            gradients = _mean_over_ranks(gradients)\n",
-        "            pass\n",
-    ),
-    ("ranks summed", "flat / dist.get_world_size()", "flat"),
-    (
-        "batch mean of one rank",
-        "return _mean_over_ranks((mean,))[0] if self._world_size > 1 else mean",
-        "return mean",
-    ),
-    (
-        "draws depend on the training step alone",
-        "stream_seed(self.seed, self.update_number, UPDATE_STREAM)",
-        "stream_seed(self.seed, batch_idx, UPDATE_STREAM)",
-    ),
-    (
-        "the seed plays no part",
-        "stream_seed(self.seed, self.update_number",
-        "stream_seed(0, self.update_number",
-    ),
-    (
-        "no seeding",
-        "            seed_draws(stream_seed(self.seed, self.update_number, UPDATE_STREAM), self.device)\n",
-        "",
-    ),
-    ("only the first update of a block", "self.update(batch.at(k))", "self.update(batch.at(0))"),
-    ("updates not counted", "        self.update_number += 1\n", ""),
-    ("no annealing", "            self._anneal()\n", ""),
-    (
-        "annealing one update ahead",
-        "progress = self.update_number / self.trainer.max_steps",
-        "progress = (self.update_number + 1) / self.trainer.max_steps",
-    ),
-    ("linear annealing", "(1 + math.cos(math.pi * progress)) / 2", "(1 - progress)"),
     (
         "TD error of the online action at s",
         "self.act(batch.next_obs)).amin(0)",
@@ -628,7 +596,6 @@ _add(
     ("other shapes accepted", "if found != expected:", 'if "missing" in (found, expected):'),
     ("spare networks accepted", "for key in {**own, **held}:", "for key in own:"),
     ("action spaces not checked", "if self.actions != kind:", "if False:"),
-    ("β1 for β2", 'beta2=group["betas"][1]', 'beta2=group["betas"][0]'),
 )
 _add(
     "shared",

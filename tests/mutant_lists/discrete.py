@@ -12,7 +12,7 @@ BCQ_FILE = "algorithms/discrete_bcq.py"
 BCQ_TESTS = ("algorithms/test_discrete_bcq.py",)
 EXACT_TESTS = ("algorithms/test_chain5.py",)
 
-PERIOD = "if (self.update_number + 1) % self.target_period == 0:"
+PERIOD = "if self.due(self.target_period):"
 POLYAK = "polyak_update(self.q, self.target_q, self.polyak)"
 GREEDY = "return Greedy(double_q_action(self.q(obs)), self.n_actions)"
 
@@ -35,8 +35,8 @@ DQN = [
     Mutant(
         "polyak counts the old part",
         "targets.py",
-        "list(net.parameters()), polyak)",
-        "list(net.parameters()), 1 - polyak)",
+        "net.parameters()], polyak\n",
+        "net.parameters()], 1 - polyak\n",
         DQN_TESTS,
     ),
     Mutant(
@@ -46,7 +46,9 @@ DQN = [
         f"{PERIOD}\n            {POLYAK}\n        self.minimize(q_loss, self.q)",
         DQN_TESTS,
     ),
-    Mutant("period off by one", DQN_FILE, PERIOD, PERIOD.replace(" + 1", ""), DQN_TESTS),
+    Mutant(
+        "period off by one", DQN_FILE, PERIOD, PERIOD.replace("_period)", "_period + 1)"), DQN_TESTS
+    ),
     Mutant("period ignored", DQN_FILE, PERIOD, "if True:  # no period", DQN_TESTS),
     Mutant(
         "termination ignored",
@@ -260,7 +262,9 @@ CQL = [
         CQL_TESTS,
     ),
     Mutant("no step of the target network", CQL_FILE, POLYAK, "pass", CQL_TESTS),
-    Mutant("period off by one", CQL_FILE, PERIOD, PERIOD.replace(" + 1", ""), CQL_TESTS),
+    Mutant(
+        "period off by one", CQL_FILE, PERIOD, PERIOD.replace("_period)", "_period + 1)"), CQL_TESTS
+    ),
     Mutant(
         "gradient through the prior",
         CQL_FILE,
@@ -542,7 +546,9 @@ BCQ = [
         BCQ_TESTS,
     ),
     Mutant("no step of the target network", BCQ_FILE, POLYAK, "pass", BCQ_TESTS),
-    Mutant("period off by one", BCQ_FILE, PERIOD, PERIOD.replace(" + 1", ""), BCQ_TESTS),
+    Mutant(
+        "period off by one", BCQ_FILE, PERIOD, PERIOD.replace("_period)", "_period + 1)"), BCQ_TESTS
+    ),
     Mutant(
         "squared error for Huber's",
         BCQ_FILE,
