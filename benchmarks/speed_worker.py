@@ -26,7 +26,9 @@ from benchmarks.peers.settings import ALGORITHMS, BATCH_SIZE
 from benchmarks.sgemm import peak_flops
 from lit_offrl.algorithms import OfflineAlgorithm
 from lit_offrl.algorithms.replicas import Replicas, replicate
+from lit_offrl.algorithms.update_path import _OneUpdate
 from lit_offrl.cli.fit import FitCLI, train
+from lit_offrl.compiled import CompiledUpdate
 from lit_offrl.cpu import prepare_cpu
 from lit_offrl.cpu_threads import largest_product
 from lit_offrl.data import OfflineDataModule
@@ -163,14 +165,24 @@ def bare(request: Request) -> Request:
 
 
 def flops(request: Request) -> Request:
-    """Count the floating-point operations of an eager update's matrix products."""
+    """Count the floating-point operations of an update's matrix products.
+
+    On its recording: within autograd, the counter fails on a loss of a single parameter.
+    """
     data, algorithm = create(request, compiled=False)
+    assert isinstance(algorithm, OfflineAlgorithm)
+    algorithm._compiled = CompiledUpdate(_OneUpdate(algorithm), required=True, compiles=False)
     sampler = UpdateSampler(data.train_matrix, BATCH_SIZE, seed=0)
     updates = 2  # TD3+BC's policy moves in every second
     batch = data.layout.unpack(sampler.block(0, updates))
-    with FlopCounterMode(display=False) as counter:
+
+    def all_updates() -> None:
         for i in range(updates):
             algorithm.train_update(batch.at(i))
+
+    all_updates()  # records
+    with FlopCounterMode(display=False) as counter:
+        all_updates()
     return {"flops": counter.get_total_flops() / updates}
 
 

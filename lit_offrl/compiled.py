@@ -24,6 +24,14 @@ _log = logging.getLogger(__name__)
 MAX_GRAPHS = 8
 """Graphs of one algorithm; one that asks for more changes its numbers all the time."""
 
+
+def _add_product(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    return torch.mm(x, weight) + bias
+
+
+SPLIT = {torch.ops.aten.addmm.default: _add_product}
+"""What is recorded in parts: a bias is added for nothing together with the ReLU that follows."""
+
 Draw = tuple[Callable[..., Tensor], tuple[int, ...]]
 """``torch.randn`` or ``torch.rand``, and a shape."""
 
@@ -159,7 +167,7 @@ class CompiledUpdate:
                 tape = self._update.record(batch)
                 noise = self._update.draw(tape.draws)
                 inputs = [*fields, *noise, *tensors]
-                return tape, make_fx(update)(*inputs), inputs
+                return tape, make_fx(update, decomposition_table=SPLIT)(*inputs), inputs
         finally:
             with torch.no_grad():
                 for tensor, value in zip(tensors, before, strict=True):

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -54,9 +55,17 @@ def member_mlp(x: Tensor, layers: Sequence[Layer]) -> Tensor:
     for weight, bias in layers[:-1]:
         x = torch.addmm(bias, x, weight).relu_()
     weight, bias = layers[-1]
-    if weight.shape[-1] == 1:  # a product with one column costs ten times a dot product
-        return torch.matmul(x, weight.squeeze(-1)).unsqueeze(-1) + bias  # autocast knows no mv
+    if weight.shape[-1] == 1:
+        return one_column(x, weight.squeeze(-1)).unsqueeze(-1) + bias
     return torch.addmm(bias, x, weight)
+
+
+def one_column(x: Tensor, weight: Tensor) -> Tensor:
+    """Multiply rows (..., n_in) by a vector (n_in,): (...).
+
+    A matrix product with one column costs several times as much.
+    """
+    return (x * weight).sum(-1)
 
 
 class EnsembleMLP(nn.Module):
@@ -90,6 +99,18 @@ class EnsembleMLP(nn.Module):
         return list(zip(*(layer.members() for layer in layers), strict=True))
 
 
+class BatchDropout(nn.Dropout):
+    """Dropout whose mask on several ranks is this rank's rows of the global batch's mask."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop and rescale entries of x (B, H) while training."""
+        ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        if ranks == 1 or not self.training:
+            return super().forward(x)
+        mask = F.dropout(x.new_ones(ranks * len(x), *x.shape[1:]), self.p)  # (ranks * B, H)
+        return x * mask.narrow(0, dist.get_rank() * len(x), len(x))
+
+
 class MLP(nn.Sequential):
     """ReLU network (..., n_in) to (..., n_out), with optional dropout after each hidden layer."""
 
@@ -98,7 +119,7 @@ class MLP(nn.Sequential):
         for width in hidden:
             layers += [nn.Linear(n_in, width), nn.ReLU()]
             if dropout > 0:
-                layers.append(nn.Dropout(dropout))
+                layers.append(BatchDropout(dropout))
             n_in = width
         super().__init__(*layers, nn.Linear(n_in, n_out))
 
@@ -112,7 +133,11 @@ class ValueNetwork(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         """Map obs (..., O) to values (...)."""
-        return self.net(obs).squeeze(-1)  # type: ignore[no-any-return]
+        layers = list(self.net)
+        last: nn.Linear = layers.pop()  # type: ignore[assignment]
+        for layer in layers:
+            obs = layer(obs)
+        return one_column(obs, last.weight.squeeze(0)) + last.bias
 
 
 class QNetwork(nn.Module):
@@ -155,6 +180,7 @@ class QNetwork(nn.Module):
     def _one_by_one(self, obs: Tensor, action: Tensor) -> Tensor:
         """The same, one member and :data:`CPU_ROWS` rows at a time, (n, N * B)."""
         chunks = torch.split(action, max(1, CPU_ROWS // len(obs)))
+        single = torch.cat([obs, action[0]], -1)  # (B, O + A)
         values = []
         members = zip(
             self.obs_layer.members(),
@@ -163,6 +189,10 @@ class QNetwork(nn.Module):
             strict=True,
         )
         for (obs_weight, bias), action_weight, layers in members:
+            if len(action) == 1:
+                first = torch.cat([obs_weight, action_weight]), bias
+                values.append(member_mlp(single, (first, *layers)))
+                continue
             from_obs = torch.addmm(bias, obs, obs_weight)  # (B, H)
             for chunk in chunks:
                 h = _add_product(from_obs, chunk, action_weight).relu_()  # (N * B, H)
@@ -172,8 +202,6 @@ class QNetwork(nn.Module):
 
 def _add_product(x: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
     """``x + rows @ weight`` for x (B, H) and rows (N, B, A): (N * B, H)."""
-    if len(rows) == 1:
-        return torch.addmm(x, rows[0], weight)
     product = torch.mm(rows.flatten(0, 1), weight)
     return (product.view(len(rows), *x.shape) + x).flatten(0, 1)
 

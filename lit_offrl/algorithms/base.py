@@ -77,6 +77,8 @@ class OfflineAlgorithm(UpdatePath):
             self._check_action_space(spec.discrete, spec.dataset_id)
         if str(self.trainer.precision).startswith("16"):
             raise InputError("Set `trainer.precision` to bf16-mixed: Q-values overflow fp16.")
+        if self.trainer.precision == "64-true":
+            self.double()  # Lightning does so too, but after it has put a checkpoint's weights in
 
     def _check_action_space(self, discrete: bool, dataset_id: str) -> None:
         kind = "discrete" if discrete else "box"
@@ -103,7 +105,7 @@ class OfflineAlgorithm(UpdatePath):
             metrics = self.train_update(batch.at(k))
             count_update(self.trainer)
             if self.update_number % self._log_every == 0:
-                scalars = {name: value.item() for name, value in metrics.items()}
+                scalars = {k: v.item() for k, v in self.over_ranks(metrics).items()}
                 log_update(self, scalars, self.update_number)
 
     @torch.no_grad()

@@ -91,6 +91,12 @@ class UpdatePath(LightningModule):
         mean = values.mean()
         return _mean_over_ranks((mean,))[0] if self._world_size > 1 else mean
 
+    def over_ranks(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Mean of each metric over ranks: theirs are means over their own rows."""
+        if self._world_size == 1:
+            return metrics
+        return dict(zip(metrics, _mean_over_ranks(tuple(metrics.values())), strict=True))
+
     # What runs it.
 
     @property
@@ -177,7 +183,7 @@ class UpdatePath(LightningModule):
 
     def _rows(self, draw: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
         *lead, rows, width = shape
-        if self._world_size == 1:
+        if self._world_size == 1 or not self.training:  # evaluation has rows of its own
             return draw(shape, device=self.device)
         noise = draw((*lead, rows * self._world_size, width), device=self.device)
         return noise.narrow(-2, dist.get_rank() * rows, rows)

@@ -86,7 +86,12 @@ def make_data() -> None:
 
 
 def train(
-    name: str, save: str | None = None, resume: str | None = None, *, devices: int
+    name: str,
+    save: str | None = None,
+    resume: str | None = None,
+    *,
+    devices: int,
+    compile_update: bool = False,
 ) -> dict[str, Any]:
     """Weights after a run of 50 updates in two epochs, and what was logged on the way.
 
@@ -95,11 +100,13 @@ def train(
         save: Folder that gets a checkpoint of update 25, ``step=25.ckpt``.
         resume: Checkpoint to start from.
         devices: How many ranks.
+        compile_update: Whether updates are compiled.
     """
     dataset_id = "tests/discrete-v0" if name in DISCRETE else "tests/box-v0"
     data = OfflineDataModule(dataset_id, batch_size=8, updates_per_step=3, updates_per_epoch=25)
     torch.manual_seed(0)
     algorithm, logger = ALGORITHMS[name](data.obs_dim, data.action_dim), MemoryLogger()
+    algorithm.compile_update = compile_update
     every_epoch = ModelCheckpoint(save, "{step}", save_top_k=-1, save_on_train_epoch_end=True)
     trainer = quiet_trainer(
         devices,
@@ -118,6 +125,11 @@ def train(
 def train_all(names: list[str], *, devices: int) -> dict[str, dict[str, Any]]:
     """Train several, one after the other."""
     return {name: train(name, devices=devices) for name in names}
+
+
+def compile_all(names: list[str], *, devices: int) -> dict[str, dict[str, Any]]:
+    """Train several with compiled updates."""
+    return {name: train(name, devices=devices, compile_update=True) for name in names}
 
 
 def resume_all(names: list[str], folder: str, *, devices: int) -> dict[str, dict[str, Any]]:

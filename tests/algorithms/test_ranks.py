@@ -11,6 +11,7 @@ from tests.algorithms.ranks_worker import (
     BOX,
     DISCRETE,
     DROPOUT,
+    compile_all,
     make_data,
     resume_all,
     save_all,
@@ -68,6 +69,16 @@ def test_two_ranks_train_and_log_what_one_does(tmp_path: Path, names: list[str])
     one = train_all(names, devices=1)
     first, second = on_ranks(train_all, tmp_path, names)
     assert_moved(one)
+    assert_same_weights(first, second, tolerance=0.0)
+    assert_same_weights(first, one)
+    assert_same_logs(first, one)
+
+
+@pytest.mark.slow
+def test_two_compiled_ranks_train_what_one_does_uncompiled(tmp_path: Path) -> None:
+    names = ["IQL", "TD3BC", "CQL lagrange, max backup"]
+    one = train_all(names, devices=1)
+    first, second = on_ranks(compile_all, tmp_path, names)
     assert_same_weights(first, second, tolerance=0.0)
     assert_same_weights(first, one)
     assert_same_logs(first, one)
