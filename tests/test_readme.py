@@ -145,7 +145,8 @@ def check_files_of_a_run() -> None:
     folder = Path("runs/pendulum-mixed/iql/seed-0")
     table = README.partition("| file |")[2].partition("\n\n")[0]
     names = [name for row in table.splitlines() for name in re.findall(r"`([^` ]+)`", row[:60])]
-    assert len(names) == 8
+    assert len(names) == 9
+    names.remove("checkpoints/previous.ckpt")  # these runs have one epoch
     for name in names:
         assert (folder / name).exists() or (folder / "checkpoints" / name).exists(), name
 
