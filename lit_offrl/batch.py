@@ -1,5 +1,6 @@
 """Batches of transitions, and the packed matrix they are views of."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -29,7 +30,16 @@ class Batch(NamedTuple):
 
     def at(self, k: int) -> "Batch":
         """Take batch ``k`` of a stack of batches."""
-        return Batch._make(None if field is None else field[k] for field in self)
+        return self.with_fields([field[k] for field in self.fields()])
+
+    def fields(self) -> list[Tensor]:
+        """The fields that are there, in order."""
+        return [field for field in self if field is not None]
+
+    def with_fields(self, fields: Iterable[Tensor]) -> "Batch":
+        """Put other tensors in the place of :meth:`fields`."""
+        given = iter(fields)
+        return Batch._make(None if field is None else next(given) for field in self)
 
 
 class Layout(NamedTuple):

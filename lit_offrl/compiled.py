@@ -32,6 +32,9 @@ def _add_product(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 SPLIT = {torch.ops.aten.addmm.default: _add_product}
 """What is recorded in parts: a bias is added for nothing together with the ReLU that follows."""
 
+OPTIONS: dict[str, Any] = {"fallback_random": True}
+"""Inductor's options: what is random, as dropout, draws as it does uncompiled."""
+
 Draw = tuple[Callable[..., Tensor], tuple[int, ...]]
 """``torch.randn`` or ``torch.rand``, and a shape."""
 
@@ -112,7 +115,7 @@ class CompiledUpdate:
             InputError: If it cannot compile and is required to.
         """
         numbers = self._update.numbers()
-        shapes = [field.shape for field in batch if field is not None]
+        shapes = [field.shape for field in batch.fields()]
         graph = next((g for g in self.graphs if self._fits(g, numbers, shapes)), None)
         if graph is None:
             try:
@@ -123,7 +126,7 @@ class CompiledUpdate:
             self.graphs.append(graph)
         noise = self._update.draw(graph.draws)
         with torch.no_grad():
-            values = graph.run(*_flat(batch), *noise, *self._update.tensors())
+            values = graph.run(*batch.fields(), *noise, *self._update.tensors())
         self.runs += 1
         return dict(zip(graph.names, values, strict=True))
 
@@ -153,12 +156,12 @@ class CompiledUpdate:
         """Record the operations of one update, and leave all tensors as they were."""
         tensors = self._update.tensors()
         before = [tensor.detach().clone() for tensor in tensors]
-        fields = _flat(batch)
+        fields = batch.fields()
 
         def update(*inputs: Tensor) -> list[Tensor]:
-            given = iter(inputs)
-            again = Batch._make(None if field is None else next(given) for field in batch)
-            metrics = self._update.replay(again, [next(given) for _ in noise])
+            rest = inputs[len(fields) :]
+            again = batch.with_fields(inputs[: len(fields)])
+            metrics = self._update.replay(again, list(rest[: len(noise)]))
             names.extend(metrics)
             return list(metrics.values())
 
@@ -176,14 +179,12 @@ class CompiledUpdate:
     def _refuse(self, error: Exception) -> None:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         if self._required:
-            raise InputError(
-                f"The update cannot be compiled ({reason}): leave `compile` at auto or false."
-            ) from error
+            advice = "leave `compile` at auto or false"
+            if not self._compiles:
+                advice = "train its seeds one after the other"
+            done = "compiled" if self._compiles else "recorded"
+            raise InputError(f"The update cannot be {done} ({reason}): {advice}.") from error
         _log.warning("The update runs uncompiled, more slowly: %s", reason)
-
-
-def _flat(batch: Batch) -> list[Tensor]:
-    return [field for field in batch if field is not None]
 
 
 def _compiled(recorded: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
@@ -194,10 +195,8 @@ def _compiled(recorded: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]
                 recorded,
                 fullgraph=True,
                 dynamic=False,
-                options={"fallback_random": True, "triton.cudagraphs": True},
+                options={**OPTIONS, "triton.cudagraphs": True},
             )
         # Straight to the compiler: checking a hundred inputs again costs a tenth of an update.
-        compiled: Callable[..., Any] = compile_graph(
-            recorded, list(inputs), options={"fallback_random": True}
-        )
+        compiled: Callable[..., Any] = compile_graph(recorded, list(inputs), options={**OPTIONS})
         return compiled

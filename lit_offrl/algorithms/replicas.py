@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from lightning import LightningModule, seed_everything
 from scipy import stats
@@ -36,11 +37,11 @@ def over_seeds(name: str, values: Sequence[float], seeds: Sequence[int]) -> dict
     2.0
     """
     n = len(values)
-    mean = sum(values) / n
+    mean = float(np.mean(values))
     found = {name: mean, **{f"{name}/seed-{s}": v for s, v in zip(seeds, values, strict=True)}}
     if n > 1:
-        deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
-        found[f"{name}/ci95"] = float(stats.t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
+        error = float(np.std(values, ddof=1)) / math.sqrt(n)  # a diverged seed gives NaN
+        found[f"{name}/ci95"] = float(stats.t.ppf(0.975, n - 1)) * error
     return found
 
 

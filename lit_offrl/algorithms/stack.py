@@ -89,19 +89,16 @@ class Stack:
 
     def replay(self, batch: Batch, noise: list[Tensor]) -> dict[str, Tensor]:
         """Run all members' updates with given noise; metrics are (S,)."""
-        given = [field is not None for field in batch]
 
         def one(
             tensors: dict[str, Tensor], fields: list[Tensor], noise: list[Tensor]
         ) -> dict[str, Tensor]:
-            rest = iter(fields)
-            own = Batch._make(next(rest) if is_given else None for is_given in given)
+            own = batch.with_fields(fields)
             called: Any = torch.func.functional_call(self._update, tensors, (own, noise))
             return called  # type: ignore[no-any-return]
 
         tensors = {f"algorithm.{name}": t for name, t in self._stacked.items()}
-        fields = [field for field in batch if field is not None]
-        mapped: dict[str, Tensor] = torch.vmap(one)(tensors, fields, noise)
+        mapped: dict[str, Tensor] = torch.vmap(one)(tensors, batch.fields(), noise)
         return mapped
 
     def draw(self, draws: list[Draw]) -> list[Tensor]:

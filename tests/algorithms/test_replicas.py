@@ -11,7 +11,7 @@ from lit_offrl.algorithms.replicas import Replicas, member_checkpoint, over_seed
 from lit_offrl.batch import Batch
 from lit_offrl.errors import InputError
 from tests.algorithms.helpers import ACTION_DIM, OBS_DIM, random_batch, snapshot
-from tests.algorithms.test_compiled import CASES, SMALL, default_dtype
+from tests.algorithms.test_compiled import CASES, SMALL, ReadsItsNumber, default_dtype
 
 SEEDS = (3, 0, 7)
 WITHOUT_DROPOUT = [name for name in CASES if name != "BC dropout"]
@@ -77,6 +77,12 @@ def long_enough_for_a_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", WITHOUT_DROPOUT)
 def test_three_updates_of_a_stack_are_those_of_its_members(name: str) -> None:
     check(name, 3, compile_update=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WITHOUT_DROPOUT)
+def test_fifty_updates_of_a_stack_are_those_of_its_members(name: str) -> None:
+    check(name, 50, compile_update=False)
 
 
 @pytest.mark.slow
@@ -158,6 +164,13 @@ def test_the_interval_over_seeds_is_students() -> None:
     assert found["q/seed-4"] == 6.0
     assert found["q/ci95"] == pytest.approx(4.302653 * (7.0**0.5) / 3**0.5)
     assert over_seeds("q", [1.0], [0]) == {"q": 1.0, "q/seed-0": 1.0}
+
+
+def test_an_update_that_cannot_be_recorded_is_refused() -> None:
+    replicas = Replicas(make_members(lambda: ReadsItsNumber(OBS_DIM, ACTION_DIM, **SMALL)))
+    replicas.start(0, 10)
+    with pytest.raises(InputError, match=r"cannot be recorded .* train its seeds one after the"):
+        replicas.train_update(stacked(batches(0, discrete=False)))
 
 
 def test_dropout_and_equal_seeds_are_refused() -> None:

@@ -208,11 +208,11 @@ MUTANTS: dict[str, list[Mutant]] = {
                 (
                     (
                         "standard error for an interval",
-                        "float(stats.t.ppf(0.975, n - 1)) * deviation",
-                        "deviation",
+                        "float(stats.t.ppf(0.975, n - 1)) * error",
+                        "error",
                     ),
                     ("one-sided interval", "0.975", "0.95"),
-                    ("variance of the population", "/ (n - 1))", "/ n)"),
+                    ("variance of the population", "ddof=1", "ddof=0"),
                     (
                         "all members of one seed",
                         "            seed_everything(seed, verbose=False)\n",
