@@ -180,7 +180,6 @@ class QNetwork(nn.Module):
     def _one_by_one(self, obs: Tensor, action: Tensor) -> Tensor:
         """The same, one member and :data:`CPU_ROWS` rows at a time, (n, N * B)."""
         chunks = torch.split(action, max(1, CPU_ROWS // len(obs)))
-        single = torch.cat([obs, action[0]], -1)  # (B, O + A)
         values = []
         members = zip(
             self.obs_layer.members(),
@@ -189,9 +188,10 @@ class QNetwork(nn.Module):
             strict=True,
         )
         for (obs_weight, bias), action_weight, layers in members:
-            if len(action) == 1:
+            if len(action) == 1:  # one product instead of two
                 first = torch.cat([obs_weight, action_weight]), bias
-                values.append(member_mlp(single, (first, *layers)))
+                x = torch.cat([obs, action[0]], -1)  # (B, O + A)
+                values.append(member_mlp(x, (first, *layers)))
                 continue
             from_obs = torch.addmm(bias, obs, obs_weight)  # (B, H)
             for chunk in chunks:

@@ -544,7 +544,11 @@ _add(
         "            self.obs_layer.members(),",
         "            self.obs_layer.members()[::-1],",
     ),
-    ("observation part ignored", "torch.addmm(x, rows[0], weight)", "torch.mm(rows[0], weight)"),
+    (
+        "observation part ignored",
+        "torch.cat([obs, action[0]], -1)",
+        "torch.cat([0 * obs, action[0]], -1)",
+    ),
     (
         "observation part ignored for many actions",
         "(product.view(len(rows), *x.shape) + x)",
