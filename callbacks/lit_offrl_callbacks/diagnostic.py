@@ -120,6 +120,18 @@ def is_last_epoch(trainer: Trainer) -> bool:
     )
 
 
+def discount_of(pl_module: LightningModule) -> float:
+    """Return γ of a module.
+
+    Raises:
+        InputError: If it has no ``discount``.
+    """
+    discount = getattr(pl_module, "discount", None)
+    if not isinstance(discount, float | int):
+        raise InputError(f"{type(pl_module).__name__} has no `discount`: set one.")
+    return float(discount)
+
+
 def offline_data(trainer: Trainer, name: str) -> OfflineDataModule:
     """Return the run's data module.
 

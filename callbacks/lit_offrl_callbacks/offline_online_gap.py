@@ -12,7 +12,13 @@ from lit_offrl.errors import InputError, NotApplicableError
 from lit_offrl.evaluation import RawPolicy
 from lit_offrl.evaluation.columns import Columns
 from lit_offrl.evaluation.diagnosis.gap import episode_spread
-from lit_offrl.evaluation.diagnosis.gap_episodes import Array, Terms, play_numbers, weighing_limit
+from lit_offrl.evaluation.diagnosis.gap_episodes import (
+    Array,
+    Terms,
+    entered,
+    greedy_value,
+    play_numbers,
+)
 from lit_offrl.evaluation.diagnosis.gap_findings import (
     critic_finding,
     distrusted,
@@ -25,8 +31,8 @@ from lit_offrl.evaluation.finding import Finding
 from lit_offrl.evaluation.probe import in_raw_scale, make_probe
 from lit_offrl.evaluation.rollout import MAX_ENVS
 from lit_offrl.rng import seed_draws
-from lit_offrl_callbacks.diagnostic import Diagnostic, offline_data
-from lit_offrl_callbacks.shared_episodes import play_shared
+from lit_offrl_callbacks.diagnostic import Diagnostic, discount_of, offline_data
+from lit_offrl_callbacks.shared_episodes import check_share, play_shared
 
 
 class OfflineOnlineGap(Diagnostic):
@@ -81,30 +87,17 @@ class OfflineOnlineGap(Diagnostic):
         data = offline_data(trainer, "OfflineOnlineGap")
         scaling = data.scaling
         self._policy = RawPolicy(pl_module, data.spec, scaling)
-        discount = getattr(pl_module, "discount", None)
-        if not isinstance(discount, float | int):
-            raise InputError(f"{type(pl_module).__name__} has no `discount`: set one.")
-        if 0 < self.episodes < trainer.world_size:
-            raise InputError(
-                f"`episodes` of OfflineOnlineGap is {self.episodes}, but {trainer.world_size} "
-                "devices each play a share: raise it."
-            )
+        discount = discount_of(pl_module)
+        if self.episodes:
+            check_share(self, self.episodes, trainer)
         self._scale, reward = scaling.reward_scale, data.train.reward
-        self._missing, limit = self._environment(float(discount))
+        self._missing, limit = entered(data.spec, self.env_id, self.episodes, discount)
         logged = float(reward.min()), float(reward.max())
         shift = scaling.reward_shift / scaling.reward_scale
-        self._terms = Terms(float(discount), shift, limit, logged)
+        self._terms = Terms(discount, shift, limit, logged)
         self._starts = make_probe(data.train, scaling, discount, 1, self.starts, self.seed)
         self._spread = episode_spread(data.train, discount)
         self._critic_spread = episode_spread(in_raw_scale(data.train, scaling), discount)
-
-    def _environment(self, discount: float) -> tuple[str, int | None]:
-        """Return why there is no environment to play in, or "", and a time limit that matters."""
-        if self.episodes == 0:
-            return "`episodes` is 0", None
-        if self._policy.spec.env_spec is None and self.env_id is None:
-            return "no environment is recorded: name one in `env_id`", None
-        return "", weighing_limit(self._policy.spec, self.env_id, discount)
 
     def diagnose(self, trainer: Trainer, pl_module: LightningModule) -> list[Finding]:
         """Ask the critic, play, and compare."""
@@ -135,12 +128,7 @@ class OfflineOnlineGap(Diagnostic):
 
     def _value(self, pl_module: LightningModule, obs: Tensor) -> Tensor:
         """``min_j Q_j(s, act(s))`` in raw scale at normalized obs (B, O), (B,)."""
-        critic: Any = getattr(pl_module, "q_values", None)
-        if not callable(critic):
-            raise NotApplicableError("There is no `q_values`.")
-        obs = obs.to(next(pl_module.parameters()))
-        q: Tensor = critic(obs, pl_module.act(obs))  # type: ignore[operator]  # (n, B)
-        return q.amin(0) / self._scale
+        return greedy_value(pl_module, obs) / self._scale
 
     def _start_values(self, trainer: Trainer, pl_module: LightningModule) -> Array | None:
         """Values of the logged first observations, (S,), of all ranks; None without a critic."""

@@ -10,7 +10,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_offrl.errors import InputError
 from lit_offrl.evaluation import RawPolicy, make_env, normalized_score, play
-from lit_offrl_callbacks.shared_episodes import Numbers, play_shared
+from lit_offrl_callbacks.diagnostic import is_last_epoch
+from lit_offrl_callbacks.shared_episodes import Numbers, check_share, play_shared
 
 _log = logging.getLogger(__name__)
 
@@ -72,11 +73,7 @@ class OnlineEvaluation(Callback):
         spec, scaling = getattr(data, "spec", None), getattr(data, "scaling", None)
         if spec is None or scaling is None:
             raise InputError("OnlineEvaluation needs an OfflineDataModule: give `fit` one.")
-        if self.episodes < trainer.world_size:
-            raise InputError(
-                f"`episodes` of OnlineEvaluation is {self.episodes}, but {trainer.world_size} "
-                "devices each play a share: raise it."
-            )
+        check_share(self, self.episodes, trainer)
         self._policy = RawPolicy(pl_module, spec, scaling)
         self.evaluates_online = spec.env_spec is not None or self.env_id is not None
         if self.evaluates_online:
@@ -100,14 +97,9 @@ class OnlineEvaluation(Callback):
 
     def evaluate_if_due(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         """Play, at the end of an epoch that is to be evaluated; nothing if it is not or was."""
-        epoch = trainer.current_epoch + 1
-        last = (
-            trainer.should_stop
-            or 0 <= trainer.max_steps <= trainer.global_step
-            or epoch == trainer.max_epochs
-        )
+        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0 or is_last_epoch(trainer)
         done = bool(self.history) and self.history[-1][0] == trainer.global_step
-        if self.evaluates_online and not done and (last or epoch % self.every_n_epochs == 0):
+        if self.evaluates_online and due and not done:
             return self._evaluate(trainer, pl_module)
         return {}
 

@@ -1,6 +1,5 @@
 """Whether a critic's values are plausible, while it trains."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -8,28 +7,16 @@ import torch
 from lightning import LightningModule, Trainer
 
 from lit_offrl.errors import InputError, NotApplicableError
-from lit_offrl.evaluation.diagnosis import q_history, q_learning, q_sanity
-from lit_offrl.evaluation.diagnosis.q_answers import (
-    Critic,
-    all_finite,
-)
+from lit_offrl.evaluation.diagnosis import q_history, q_sanity
+from lit_offrl.evaluation.diagnosis.q_answers import Critic, all_finite
 from lit_offrl.evaluation.diagnosis.q_questions import Questions
 from lit_offrl.evaluation.diagnosis.q_sanity import Answers, QThresholds
 from lit_offrl.evaluation.finding import Finding, not_applicable
 from lit_offrl.evaluation.probe import return_facts
 from lit_offrl.report import Curve, Scatter
+from lit_offrl.report.training import value_curves
 from lit_offrl.rng import seed_draws
-from lit_offrl_callbacks.diagnostic import Diagnostic, offline_data
-
-CHECKS = {
-    "q_bounds": q_sanity.q_bounds,
-    "q_vs_mc": q_sanity.q_vs_mc,
-    "q_policy_gap": q_sanity.q_policy_gap,
-    "q_ood_gap": q_sanity.q_ood_gap,
-    "q_sign": q_sanity.q_sign,
-    "q_td_error": q_learning.q_td_error,
-    "q_disagreement": q_learning.q_disagreement,
-}
+from lit_offrl_callbacks.diagnostic import Diagnostic, discount_of, offline_data
 
 
 class QValueSanity(Diagnostic):
@@ -84,12 +71,11 @@ class QValueSanity(Diagnostic):
         """Check what is asked, and draw the sample."""
         if stage != "fit":
             return
-        name = type(pl_module).__name__
         for method in ("q_values", "act"):
             if not callable(getattr(pl_module, method, None)):
+                name = type(pl_module).__name__
                 raise InputError(f"QValueSanity: {name} has no `{method}`: write it.")
-        if not isinstance(discount := getattr(pl_module, "discount", None), int | float):
-            raise InputError(f"QValueSanity: {name} has no number `discount`: set it.")
+        discount = discount_of(pl_module)
         data = offline_data(trainer, "QValueSanity")
         self._facts = return_facts(data.logged, data.scaling, discount)
         held_out = data.held_out_transitions
@@ -120,17 +106,14 @@ class QValueSanity(Diagnostic):
             self._known = [(returns, q)]
         numbers = [values for name, values in answers.items() if name != "mc_return"]
         if not all_finite(pl_module) or not all(bool(v.isfinite().all()) for v in numbers):
-            return q_sanity.broken(sorted({*CHECKS, *self.findings} - {"q_nan"}))
+            return q_sanity.broken(sorted({*q_history.CHECKS, *self.findings} - {"q_nan"}))
         return [
             Finding("q_nan", "ok", "All values and parameters are finite numbers.", value=0.0),
-            *(check(answers, self._facts, self.thresholds) for check in CHECKS.values()),
-            *self._over_time(trainer.global_step, pl_module, answers),
+            *self._judged(trainer.global_step, pl_module, answers),
         ]
 
-    def _over_time(
-        self, update: int, pl_module: LightningModule, answers: Answers
-    ) -> list[Finding]:
-        """Findings about the history, and those that only some algorithms have."""
+    def _judged(self, update: int, pl_module: LightningModule, answers: Answers) -> list[Finding]:
+        """Findings about the answers and their history."""
         means = {name: answers[name].mean().item() for name in q_history.SERIES if name in answers}
         self.trend.append({"update": float(update), **means})
         return q_history.judge(
@@ -144,20 +127,11 @@ class QValueSanity(Diagnostic):
 
     def curves(self) -> list[Curve]:
         """Mean values over training, with what the log returned."""
-        names = {"q_policy": "Q(s, π(s))", "q_data": "Q(s, a) of the log"}
-        points = [point for point in self.trend if names.keys() <= point.keys()]
-        known = self._facts.mean_return if points else math.nan
+        weights = "Weights of advantage-weighted regression"
         return [
-            Curve(
-                "Values over training",
-                "mean value (raw reward)",
-                [point["update"] for point in points],
-                {label: [point[name] for point in points] for name, label in names.items()},
-                hlines={"mean logged return-to-go": known} if math.isfinite(known) else {},
-            )
-        ] * bool(points) + self.history_curve(
-            "Weights of advantage-weighted regression", "mean weight", {"awr_weights": "mean"}
-        )
+            *(value_curves(self.trend, self._facts.mean_return) if self.trend else ()),
+            *self.history_curve(weights, "mean weight", {"awr_weights": "mean"}),
+        ]
 
     def scatters(self) -> list[Scatter]:
         """Values against the returns that followed, at the latest diagnosis."""

@@ -5,12 +5,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning import Trainer
+from lightning import Callback, Trainer
 from numpy.typing import NDArray
 
+from lit_offrl.errors import InputError
 from lit_offrl.evaluation.columns import Columns
 
 Numbers = Mapping[str, NDArray[Any]]
+
+
+def check_share(callback: Callback, episodes: int, trainer: Trainer) -> None:
+    """See that each rank has an episode to play.
+
+    Raises:
+        InputError: If it has not.
+    """
+    if episodes < trainer.world_size:
+        raise InputError(
+            f"`episodes` of {type(callback).__name__} is {episodes}, but {trainer.world_size} "
+            "devices each play a share: raise it."
+        )
 
 
 def play_shared(

@@ -1,5 +1,6 @@
 """The report of a training run: what its diagnostics found, and what is not known yet."""
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 
@@ -40,6 +41,25 @@ def training_report(
         ledger=dict(ledger or {}),
         command=f"lit-offrl evaluate {checkpoint}",
     )
+
+
+def value_curves(trend: Sequence[Mapping[str, float]], mean_return: float) -> list[Curve]:
+    """Draw the critic's mean values, with what the log returned; nothing without values.
+
+    Args:
+        trend: ``update``, and means ``q_policy`` and ``q_data`` in raw reward.
+        mean_return: Mean logged return-to-go; NaN if unknown.
+    """
+    names = {"q_policy": "Q(s, π(s))", "q_data": "Q(s, a) of the log"}
+    points = [point for point in trend if names.keys() <= point.keys()]
+    curve = Curve(
+        "Values over training",
+        "mean value (raw reward)",
+        [point["update"] for point in points],
+        {label: [point[name] for point in points] for name, label in names.items()},
+        hlines={"mean logged return-to-go": mean_return} if math.isfinite(mean_return) else {},
+    )
+    return [curve] if points else []
 
 
 def conclude(findings: Sequence[Finding], checkpoint: str) -> tuple[Conclusion, str, str]:

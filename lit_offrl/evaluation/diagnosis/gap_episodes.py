@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import Space
+from lightning import LightningModule
 from minari.serialization import deserialize_space
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_offrl.data import DatasetSpec
 from lit_offrl.data.spaces import flatten_observations
+from lit_offrl.errors import NotApplicableError
 from lit_offrl.evaluation.diagnosis.gap import bootstrapped_returns
 from lit_offrl.evaluation.environment import make_env
 from lit_offrl.evaluation.probe import UNKNOWN_TAIL
@@ -85,6 +87,41 @@ def play_numbers(
         "high": np.array([r.max() for r in rewards]),
         "outside": np.array([count_outside(r, terms.logged_rewards) for r in rewards], np.float64),
     }
+
+
+def entered(
+    spec: DatasetSpec, env_id: str | None, episodes: int, discount: float
+) -> tuple[str, int | None]:
+    """Return why no episode can be played, or "", and :func:`weighing_limit`.
+
+    Args:
+        spec: The data set.
+        env_id: Environment to play in instead of the recorded one.
+        episodes: How many shall be played.
+        discount: γ.
+
+    Raises:
+        InputError: If there is no such environment, or it does not fit.
+    """
+    if episodes == 0:
+        return "`episodes` is 0", None
+    if spec.env_spec is None and env_id is None:
+        return "no environment is recorded: name one in `env_id`", None
+    return "", weighing_limit(spec, env_id, discount)
+
+
+def greedy_value(module: LightningModule, obs: Tensor) -> Tensor:
+    """``min_j Q_j(s, act(s))`` in transformed reward at normalized obs (B, O), (B,).
+
+    Raises:
+        NotApplicableError: If the module has no critic.
+    """
+    critic = getattr(module, "q_values", None)
+    if not callable(critic):
+        raise NotApplicableError("There is no `q_values`.")
+    obs = obs.to(next(module.parameters()))
+    q: Tensor = critic(obs, module.act(obs))  # type: ignore[operator]  # (n, B)
+    return q.amin(0)
 
 
 def weighing_limit(spec: DatasetSpec, env_id: str | None, discount: float) -> int | None:

@@ -11,6 +11,17 @@ from lit_offrl.evaluation.probe import ReturnFacts
 SERIES = ("q_data", "q_policy", "feature_product")
 """Columns whose means are kept at each diagnosis."""
 
+CHECKS = {
+    "q_bounds": q_sanity.q_bounds,
+    "q_vs_mc": q_sanity.q_vs_mc,
+    "q_policy_gap": q_sanity.q_policy_gap,
+    "q_ood_gap": q_sanity.q_ood_gap,
+    "q_sign": q_sanity.q_sign,
+    "q_td_error": q_learning.q_td_error,
+    "q_disagreement": q_learning.q_disagreement,
+}
+"""What is judged by the latest answers alone."""
+
 
 def judge(
     trend: Sequence[Mapping[str, float]],
@@ -20,7 +31,7 @@ def judge(
     inverse_temperature: float | None = None,
     conservative: bool = False,
 ) -> list[Finding]:
-    """Judge the history, and what only some algorithms have.
+    """Judge the latest answers, their history, and what only some algorithms have.
 
     Args:
         trend: ``update`` and the means of :data:`SERIES` at each diagnosis, the latest last.
@@ -30,15 +41,16 @@ def judge(
         inverse_temperature: That of advantage-weighted regression, if the policy learns by it.
         conservative: Whether the algorithm pushes values down, as CQL does.
     """
+    found = [check(answers, facts, limits) for check in CHECKS.values()]
     series = {
         name: [(point["update"], point[name]) for point in trend if name in point]
         for name in SERIES
     }
     if trend[-1]["update"] < limits.burn_in:
         reason = f"Not judged before update {limits.burn_in:,}."
-        found = [not_applicable("q_constant", reason)]
+        found.append(not_applicable("q_constant", reason))
     else:
-        found = [q_sanity.q_constant(answers, facts, limits)]
+        found.append(q_sanity.q_constant(answers, facts, limits))
     found.append(q_learning.q_drift(series["q_policy"], facts, limits))
     if (features := features_of(answers)) is None:
         reason = "The critic's features cannot be seen: it is no network of this library."
