@@ -246,7 +246,7 @@ def train_d3rlpy(cell: Cell, python: str, out: Path) -> dict[str, Any]:
         capture_output=True,
         text=True,
         cwd=out,  # MuJoCo leaves a log where it runs
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'callbacks'}"},
     )
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])

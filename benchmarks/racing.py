@@ -48,7 +48,12 @@ class Worker:
             stderr=self._log,
             text=True,
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(env or {})},
+            env={
+                **os.environ,
+                "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'callbacks'}",
+                "OMP_NUM_THREADS": "1",
+                **(env or {}),
+            },
         )
 
     def ask(self, **request: Any) -> Answer:

@@ -214,7 +214,7 @@ def estimate_with_peer(records: Records, out: Path, python: str) -> None:
             capture_output=True,
             text=True,
             cwd=out,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'callbacks'}"},
         )
         if done.returncode:
             raise RuntimeError(done.stderr[-2000:])
