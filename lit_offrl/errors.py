@@ -12,6 +12,10 @@ class InputError(ValueError):
     """
 
 
+class EnvironmentFailed(InputError):  # noqa: N818 - the environment erred, not we
+    """An environment raised, hung, or gave numbers that are not finite."""
+
+
 class NotApplicableError(RuntimeError):
     """A question the object cannot answer, such as the density of a deterministic policy."""
 

@@ -75,6 +75,20 @@ def awr_metrics(weight: Tensor, clip: float = 100.0) -> dict[str, Tensor]:
     }
 
 
+def at_least_return(q: Tensor, mc_return: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """``max(Q(s, a), G(s))``, the bound of Cal-QL (Nakamoto et al. 2023), and how often it acts.
+
+    Args:
+        q: Values, of the bound's shape after broadcasting.
+        mc_return: Return-to-go G of the logged behavior; minus infinity where it is not known.
+
+    >>> at_least_return(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 2.0]))[0]
+    tensor([2., 3.])
+    """
+    rate = (mc_return > q.detach()).to(q).mean()
+    return torch.maximum(q, mc_return), {"calql/bound_rate": rate}
+
+
 def prior_weight(relative_density: Tensor, min_weight: float) -> Tensor:
     """``max(w_min, (1 - b) / (1 + b))``: weight of an action in CQL's partition function.
 

@@ -13,8 +13,8 @@ CPU_ROWS = 2048
 """Rows whose activations stay in a CPU's cache."""
 
 
-Layer = tuple[Tensor, Tensor]
-"""Weight (n_in, n_out) and bias (1, n_out) of one member."""
+Layer = tuple[Tensor, ...]
+"""Weight (n_in, n_out) and bias (1, n_out) of one member; then scale and shift of a layer norm."""
 
 
 class EnsembleLinear(nn.Module):
@@ -50,10 +50,45 @@ class EnsembleLinear(nn.Module):
         return list(zip(self.weight.unbind(), self.bias.unbind(), strict=True))
 
 
+class EnsembleLayerNorm(nn.Module):
+    """Layer norm (Ba et al. 2016) of ``n`` members, each with its own scale and shift.
+
+    Args:
+        n: Size of the ensemble.
+        width: Features H.
+    """
+
+    def __init__(self, n: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(n, 1, width))
+        self.bias = nn.Parameter(torch.zeros(n, 1, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, B, H) to (n, B, H)."""
+        return F.layer_norm(x, x.shape[-1:]) * self.weight + self.bias
+
+    def members(self) -> list[Layer]:
+        """Scale and shift of each member, (H,) each."""
+        scale, shift = self.weight.squeeze(1), self.bias.squeeze(1)
+        return list(zip(scale.unbind(), shift.unbind(), strict=True))
+
+
+def hidden_layer(x: Tensor, layer: Layer) -> Tensor:
+    """Apply one member's hidden layer to rows (B, n_in): (B, n_out)."""
+    return activation(torch.addmm(layer[1], x, layer[0]), layer)
+
+
+def activation(x: Tensor, layer: Layer) -> Tensor:
+    """ReLU in place, after the layer norm if the layer has one."""
+    if len(layer) > 2:
+        x = F.layer_norm(x, x.shape[-1:], layer[2], layer[3])
+    return x.relu_()
+
+
 def member_mlp(x: Tensor, layers: Sequence[Layer]) -> Tensor:
     """Apply one member's ReLU network to rows (B, n_in): (B, n_out)."""
-    for weight, bias in layers[:-1]:
-        x = torch.addmm(bias, x, weight).relu_()
+    for layer in layers[:-1]:
+        x = hidden_layer(x, layer)
     weight, bias = layers[-1]
     if weight.shape[-1] == 1:
         return one_column(x, weight.squeeze(-1)).unsqueeze(-1) + bias
@@ -73,12 +108,22 @@ class EnsembleMLP(nn.Module):
 
     On a CPU the members run one after the other: its batched matrix products are slower, their
     gradients by half. A GPU runs all members in one product.
+
+    Args:
+        n: Size of the ensemble.
+        n_in: Input width.
+        hidden: Widths of the hidden layers.
+        n_out: Output width.
+        layer_norm: Whether hidden layers are normalized before their ReLU.
     """
 
-    def __init__(self, n: int, n_in: int, hidden: Sequence[int], n_out: int) -> None:
+    def __init__(
+        self, n: int, n_in: int, hidden: Sequence[int], n_out: int, layer_norm: bool = False
+    ) -> None:
         super().__init__()
         widths = [n_in, *hidden, n_out]
         self.layers = nn.ModuleList(EnsembleLinear(n, a, b) for a, b in itertools.pairwise(widths))
+        self.norms = nn.ModuleList(EnsembleLayerNorm(n, w) for w in hidden if layer_norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply all members."""
@@ -88,15 +133,25 @@ class EnsembleMLP(nn.Module):
 
     def batched(self, x: Tensor) -> Tensor:
         """Apply all members in one product per layer; rows may be each member's, (n, B, n_in)."""
-        for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
+        for i, layer in enumerate(self.layers[:-1]):
+            x = layer(x)
+            x = F.relu(self.norms[i](x) if self.norms else x)
         last: nn.Module = self.layers[-1]
         return last(x)  # type: ignore[no-any-return]
 
     def members(self) -> list[tuple[Layer, ...]]:
         """Layers of each member."""
         layers: list[EnsembleLinear] = list(self.layers)  # type: ignore[arg-type]
-        return list(zip(*(layer.members() for layer in layers), strict=True))
+        norms: list[EnsembleLayerNorm] = list(self.norms)  # type: ignore[arg-type]
+        of_layers = [layer.members() for layer in layers]
+        for i, norm in enumerate(norms):
+            of_layers[i] = with_norm(of_layers[i], norm)
+        return list(zip(*of_layers, strict=True))
+
+
+def with_norm(layers: Sequence[Layer], norm: EnsembleLayerNorm) -> list[Layer]:
+    """Put each member's layer norm behind its weight and bias."""
+    return [(*layer, *own) for layer, own in zip(layers, norm.members(), strict=True)]
 
 
 class BatchDropout(nn.Dropout):
@@ -151,10 +206,16 @@ class QNetwork(nn.Module):
         action_dim: A.
         hidden: Widths of the hidden layers.
         n_critics: Size n of the ensemble.
+        layer_norm: Whether hidden layers are normalized before their ReLU.
     """
 
     def __init__(
-        self, obs_dim: int, action_dim: int, hidden: Sequence[int], n_critics: int
+        self,
+        obs_dim: int,
+        action_dim: int,
+        hidden: Sequence[int],
+        n_critics: int,
+        layer_norm: bool = False,
     ) -> None:
         super().__init__()
         fan_in = obs_dim + action_dim
@@ -162,7 +223,8 @@ class QNetwork(nn.Module):
         self.action_layer = EnsembleLinear(
             n_critics, action_dim, hidden[0], fan_in=fan_in, bias=False
         )
-        self.trunk = EnsembleMLP(n_critics, hidden[0], hidden[1:], 1)
+        self.norm = EnsembleLayerNorm(n_critics, hidden[0]) if layer_norm else None
+        self.trunk = EnsembleMLP(n_critics, hidden[0], hidden[1:], 1, layer_norm)
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
         """Map obs (B, O) and actions (..., B, A) to values (n, ..., B)."""
@@ -174,30 +236,33 @@ class QNetwork(nn.Module):
         """Values of all members at once, (n, N * B)."""
         from_obs = self.obs_layer(obs).unsqueeze(1)  # (n, 1, B, H)
         from_action = self.action_layer(action.flatten(0, 1)).unflatten(1, action.shape[:2])
-        h = F.relu(from_obs + from_action).flatten(1, 2)  # (n, N * B, H)
-        return self.trunk.batched(h).squeeze(-1)
+        h = (from_obs + from_action).flatten(1, 2)  # (n, N * B, H)
+        return self.trunk.batched(F.relu(h if self.norm is None else self.norm(h))).squeeze(-1)
+
+    def members(self) -> list[tuple[Layer, ...]]:
+        """Layers of each member, the first of which takes rows of obs and action (B, O + A)."""
+        weight = torch.cat([self.obs_layer.weight, self.action_layer.weight], 1)
+        biases = [bias for _, bias in self.obs_layer.members()]
+        first: list[Layer] = list(zip(weight.unbind(), biases, strict=True))
+        if self.norm is not None:
+            first = with_norm(first, self.norm)
+        return [(one, *rest) for one, rest in zip(first, self.trunk.members(), strict=True)]
 
     def _one_by_one(self, obs: Tensor, action: Tensor) -> Tensor:
         """The same, one member and :data:`CPU_ROWS` rows at a time, (n, N * B)."""
+        members = self.members()
+        if len(action) == 1:  # one product instead of two
+            x = torch.cat([obs, action[0]], -1)  # (B, O + A)
+            return torch.cat([member_mlp(x, layers) for layers in members]).view(len(members), -1)
         chunks = torch.split(action, max(1, CPU_ROWS // len(obs)))
         values = []
-        members = zip(
-            self.obs_layer.members(),
-            self.action_layer.weight.unbind(),
-            self.trunk.members(),
-            strict=True,
-        )
-        for (obs_weight, bias), action_weight, layers in members:
-            if len(action) == 1:  # one product instead of two
-                first = torch.cat([obs_weight, action_weight]), bias
-                x = torch.cat([obs, action[0]], -1)  # (B, O + A)
-                values.append(member_mlp(x, (first, *layers)))
-                continue
-            from_obs = torch.addmm(bias, obs, obs_weight)  # (B, H)
+        for first, *layers in members:
+            obs_weight, action_weight = torch.split(first[0], [obs.shape[1], action.shape[-1]])
+            from_obs = torch.addmm(first[1], obs, obs_weight)  # (B, H)
             for chunk in chunks:
-                h = _add_product(from_obs, chunk, action_weight).relu_()  # (N * B, H)
+                h = activation(_add_product(from_obs, chunk, action_weight), first)  # (N * B, H)
                 values.append(member_mlp(h, layers))
-        return torch.cat(values).view(len(self.obs_layer.weight), -1)
+        return torch.cat(values).view(len(members), -1)
 
 
 def _add_product(x: Tensor, rows: Tensor, weight: Tensor) -> Tensor:

@@ -7,11 +7,9 @@ from typing import Any, Literal
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from lit_offrl.checkpoint import read_checkpoint
-from lit_offrl.checkpoint_io import LAST
 from lit_offrl.errors import InputError
-from lit_offrl.files import copy_whole
 from lit_offrl_callbacks.diagnostic import Diagnostic, findings_of
+from lit_offrl_callbacks.rewinding import rewind
 
 
 class StopOnFinding(Checkpoint):
@@ -73,11 +71,7 @@ class StopOnFinding(Checkpoint):
             end = "" if self.action == "stop" else " No earlier checkpoint was sound."
             pl_module.print(text + end)
             return
-        sound = self._folder / "sound.ckpt"
-        pl_module.load_state_dict(read_checkpoint(sound)["state_dict"])
-        if trainer.is_global_zero:
-            copy_whole(sound, self._folder / LAST)
-        trainer.strategy.barrier()
+        rewind(trainer, pl_module, self._folder / "sound.ckpt")
         pl_module.print(f"{text} last.ckpt is now that of update {self.sound_update}.")
 
     def state_dict(self) -> dict[str, Any]:

@@ -33,6 +33,8 @@ class OfflineAlgorithm(UpdatePath):
     """Kind of action space that the algorithm works on."""
     hint: str
     """What to use instead when the action space is of the other kind."""
+    extras: tuple[str, ...] = ()
+    """Optional fields of a batch that updates need, see :class:`~lit_offrl.batch.Batch`."""
 
     policy: Callable[[Tensor], Distribution]
     """``policy(obs)``: the distribution of actions at normalized obs (B, O)."""
@@ -75,6 +77,7 @@ class OfflineAlgorithm(UpdatePath):
         spec = getattr(getattr(self._trainer, "datamodule", None), "spec", None)
         if spec is not None:
             self._check_action_space(spec.discrete, spec.dataset_id)
+            self._check_extras(self._trainer.datamodule)  # type: ignore[union-attr]
         if str(self.trainer.precision).startswith("16"):
             raise InputError("Set `trainer.precision` to bf16-mixed: Q-values overflow fp16.")
         if self.trainer.precision == "64-true":
@@ -86,6 +89,18 @@ class OfflineAlgorithm(UpdatePath):
             raise InputError(
                 f"{type(self).__name__} does not fit `{dataset_id}`, whose actions are {kind}: "
                 f"use {self.hint}."
+            )
+
+    def _check_extras(self, data: Any) -> None:
+        if missing := [name for name in self.extras if name not in data.extras]:
+            raise InputError(
+                f"{type(self).__name__} needs {', '.join(self.extras)} in its batches: set "
+                f"`data.extras` to [{', '.join([*data.extras, *missing])}]."
+            )
+        if "mc_return" in self.extras and data.discount != self.discount:
+            raise InputError(
+                f"`data.discount` {data.discount} of the returns is not the algorithm's "
+                f"{self.discount}: make them equal."
             )
 
     def configure_optimizers(self) -> list[Adam]:

@@ -137,7 +137,8 @@ class CQL(OfflineAlgorithm):
         q_all = self.q(batch.obs, torch.cat([proposals, batch.action.unsqueeze(0)]))
         q = q_all[:, -1]  # (n, B)
         td_loss = ensemble_mse(q, q_target)
-        soft_max = sampled_logsumexp(q_all[:, :-1], log_density, self.temperature)
+        penalized, bound_metrics = self.penalized(q_all[:, :-1], batch)
+        soft_max = sampled_logsumexp(penalized, log_density, self.temperature)
         gap = (soft_max - q).clamp(*self.gap_clip).mean(-1)  # (n,)
         multiplier = self._multiplier(gap.detach())
         q_loss = td_loss + multiplier * self.cql_alpha * gap.sum()
@@ -156,7 +157,12 @@ class CQL(OfflineAlgorithm):
             "q/policy": q_policy.detach().mean(),
             "policy/log_prob": log_prob.detach().mean(),
             "policy/alpha_entropy": alpha,
+            **bound_metrics,
         }
+
+    def penalized(self, q: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Values of the 3N sampled actions (n, 3N, B) that the penalty sees, and what to log."""
+        return q, {}
 
     @torch.no_grad()
     def _sample_actions(self, batch: Batch, policy: TanhGaussian) -> tuple[Tensor, Tensor, Tensor]:

@@ -90,7 +90,8 @@ class DiscreteCQL(OfflineAlgorithm):
         all_q = quantiles.mean(-1)  # (n, B, A)
         q = take_action(all_q, batch.action)  # (n, B)
         td_loss = quantile_td_loss(take_action(quantiles, batch.action), q_target)
-        gap = (all_q + log_weight).logsumexp(-1) - log_weight.logsumexp(-1) - q
+        penalized, bound_metrics = self.penalized(all_q, batch)
+        gap = (penalized + log_weight).logsumexp(-1) - log_weight.logsumexp(-1) - q
         q_loss = td_loss + self.cql_alpha * gap.mean(-1).sum()
 
         self.minimize(q_loss, self.q)
@@ -102,7 +103,12 @@ class DiscreteCQL(OfflineAlgorithm):
             "cql/gap": gap.detach().mean(),
             "q/data": q.detach().mean(),
             "q/max": all_q.detach().amax(-1).mean(),
+            **bound_metrics,
         }
+
+    def penalized(self, q: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Values of all actions (n, B, A) that the penalty sees, and what to log."""
+        return q, {}
 
     @torch.no_grad()
     def _q_target(self, batch: Batch) -> Tensor:

@@ -1,7 +1,7 @@
 """How an update runs: its optimizers, its randomness, its ranks, and whether it is compiled."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -79,11 +79,14 @@ class UpdatePath(LightningModule):
         return self.is_due(period)
 
     def randn(self, *shape: int) -> Tensor:
-        """Draw this rank's rows of standard normal noise; the last axis but one is the batch."""
+        """Draw this rank's rows of standard normal noise; the last axis but one is the batch.
+
+        With a single axis there is no batch, and all ranks get the same.
+        """
         return self._noise(torch.randn, shape)
 
     def rand(self, *shape: int) -> Tensor:
-        """Draw this rank's rows of noise from U[0, 1); the last axis but one is the batch."""
+        """Draw noise from U[0, 1), as :meth:`randn` does."""
         return self._noise(torch.rand, shape)
 
     def batch_mean(self, values: Tensor) -> Tensor:
@@ -143,6 +146,14 @@ class UpdatePath(LightningModule):
                 group = self._optimizers[net].param_groups[0]
                 group["lr"].fill_(lr * (1 + math.cos(math.pi * progress)) / 2)
 
+    def take_over(self, states: Sequence[dict[str, Any]]) -> None:
+        """Go on with the optimizers' states of a checkpoint, at the present learning rates."""
+        for optimizer, state in zip(self._optimizers.values(), states, strict=True):
+            rates = [group["lr"] for group in optimizer.param_groups]
+            optimizer.load_state_dict(state)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+
     def optimizer_tensors(self) -> list[Tensor]:
         """State of all optimizers, and the learning rates that are annealed."""
         found: list[Tensor] = []
@@ -182,9 +193,9 @@ class UpdatePath(LightningModule):
         return self._rows(draw, shape)
 
     def _rows(self, draw: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
+        if len(shape) == 1 or self._world_size == 1 or not self.training:
+            return draw(shape, device=self.device)  # evaluation has rows of its own
         *lead, rows, width = shape
-        if self._world_size == 1 or not self.training:  # evaluation has rows of its own
-            return draw(shape, device=self.device)
         noise = draw((*lead, rows * self._world_size, width), device=self.device)
         return noise.narrow(-2, dist.get_rank() * rows, rows)
 

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from lit_offrl import __version__
 from lit_offrl.errors import InputError, RunInterrupted
 
-VERBS = ("fit", "evaluate")
+VERBS = ("fit", "finetune", "evaluate")
 USAGE = """\
 usage: lit-offrl VERB [options]
 
   fit       train an algorithm on a data set:
             lit-offrl fit -c configs/iql/mujoco.yaml --data.dataset_id hopper/medium-v0
+  finetune  go on with a trained policy in its environment, and measure the dip:
+            lit-offrl finetune runs/pendulum-mixed/iql/seed-0/checkpoints/best.ckpt
   evaluate  say from the log alone what trained policies would return, and whether to trust that:
             lit-offrl evaluate runs/pendulum-mixed/iql/seed-0/checkpoints/best.ckpt
 

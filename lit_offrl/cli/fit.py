@@ -8,24 +8,19 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
-from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins import CheckpointIO
 
 from lit_offrl.algorithms.base import OfflineAlgorithm
 from lit_offrl.algorithms.replicas import Replicas, replicate
 from lit_offrl.checkpoint import read_checkpoint
-from lit_offrl.checkpoint_io import WholeCheckpointIO
-from lit_offrl.cli.logs import KeepLogs, MetricsLogger
-from lit_offrl.cli.parsing import OneLineParser, make_writable
-from lit_offrl.cli.run_folder import RUN_DIR, clear, latest, run_folder
+from lit_offrl.cli.logs import KeepLogs
+from lit_offrl.cli.parsing import OneLineParser
+from lit_offrl.cli.run_folder import RUN_DIR, dataset_folder, latest, run_folder
+from lit_offrl.cli.running import loggers_of, run, with_whole_checkpoints
 from lit_offrl.cli.summary import print_seeds, print_summary
-from lit_offrl.cpu import prepare_cpu
 from lit_offrl.cpu_threads import largest_product
 from lit_offrl.data import OfflineDataModule
 from lit_offrl.errors import InputError
-from lit_offrl.files import remove_leftovers
 from lit_offrl_callbacks.best_and_last import BestAndLast
 from lit_offrl_callbacks.diagnostic import Diagnostic
 from lit_offrl_callbacks.diagnostic_report import DiagnosticReport
@@ -143,7 +138,11 @@ class FitCLI(LightningCLI):
         """Choose the run's folder and put everything that is written into it."""
         if self.config.seeds < 1:
             raise InputError(f"`--seeds` must be at least 1, not {self.config.seeds}.")
-        folder = run_folder(self.config)
+        first, n = self.config.seed_everything, self.config.seeds
+        seeds = f"seeds-{first}-{first + n - 1}" if n > 1 else f"seed-{first}"
+        algorithm = str(self.config.model.class_path).rpartition(".")[2].lower()
+        base = Path("runs") / dataset_folder(str(self.config.data.dataset_id)) / algorithm / seeds
+        folder = run_folder(self.config.run_dir, base, self.config.ckpt_path)
         self.config.run_dir = str(folder)
         if self.config.ckpt_path == "last":
             self.config.ckpt_path = latest(folder / "checkpoints")
@@ -168,14 +167,8 @@ class FitCLI(LightningCLI):
         folder = Path(self.config.run_dir)
         config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
         if config["logger"] is True:
-            config["logger"] = [
-                TensorBoardLogger(folder, name="tensorboard", version=""),
-                MetricsLogger(folder, name="csv", version=""),
-            ]
-        plugins = config["plugins"] or []
-        plugins = list(plugins) if isinstance(plugins, list) else [plugins]
-        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            config["plugins"] = [*plugins, WholeCheckpointIO()]
+            config["logger"] = loggers_of(folder)
+        config["plugins"] = with_whole_checkpoints(config["plugins"])
         keys = [key for key in self.parser.callback_keys if self._is_wanted(key)]
         callbacks = [self._get(self.config_init, key) for key in keys]
         if self.config.seeds > 1:
@@ -193,6 +186,10 @@ class FitCLI(LightningCLI):
 
     def trained_module(self) -> OfflineAlgorithm | Replicas:
         """What is trained: the model, or one of its kind for each seed."""
+        if "mc_return" in self.model.extras:
+            self.datamodule.discount = self.model.discount
+        extras = [*self.datamodule.extras, *self.model.extras]
+        self.datamodule.extras = tuple(dict.fromkeys(extras))  # each once
         module: OfflineAlgorithm | Replicas = self.model
         if self.config.seeds > 1:
             first = self.config.seed_everything
@@ -215,25 +212,9 @@ def main(args: Sequence[str]) -> Path:
 
 def train(cli: FitCLI) -> Path:
     """Train what was parsed, print what came out, and return the run's folder."""
-    folder, resumed = Path(cli.config.run_dir), cli.config.ckpt_path
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    before = set() if missing else set(folder.iterdir())
-    make_writable(folder, "--run_dir")
-    try:
-        if cli.trainer.is_global_zero:
-            for place in (folder, folder / "checkpoints"):
-                remove_leftovers(place)
-        model = cli.trained_module()
-        if isinstance(cli.trainer.accelerator, CPUAccelerator):
-            product = largest_product(cli.model, cli.datamodule.batch_size)
-            prepare_cpu(product, cli.trainer.world_size)
-        cli.trainer.fit(model, cli.datamodule, ckpt_path=resumed, weights_only=True)
-    except BaseException as error:
-        if not any(folder.glob("checkpoints/*.ckpt")):
-            clear(folder, before, missing)
-        if isinstance(error, SystemExit):  # what Lightning makes of it
-            raise KeyboardInterrupt from None
-        raise
+    folder = Path(cli.config.run_dir)
+    product = largest_product(cli.model, cli.datamodule.batch_size)
+    run(cli.trainer, cli.trained_module, cli.datamodule, folder, cli.config.ckpt_path, product)
     if cli.trainer.is_global_zero:
         _summarize(cli, folder)
     return folder

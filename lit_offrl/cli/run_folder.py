@@ -6,7 +6,6 @@ import os
 import shutil
 from pathlib import Path
 
-from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_offrl.checkpoint import latest_checkpoint
@@ -47,19 +46,29 @@ def _say(text: str) -> None:
     _log.warning(text)
 
 
-def run_folder(config: Namespace) -> Path:
-    """Folder of this run: the one asked for, else the next free one under ``runs``."""
-    if named := config.run_dir or os.environ.get(RUN_DIR):
+def run_folder(run_dir: str | None, base: Path, ckpt_path: str | None) -> Path:
+    """Folder of this run: the one asked for, else the next free one of a name.
+
+    Args:
+        run_dir: Folder that was asked for.
+        base: Else this one, numbered if taken.
+        ckpt_path: ``last`` goes on in the latest of these.
+    """
+    if named := run_dir or os.environ.get(RUN_DIR):
         return Path(named)
     if "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ:
         raise InputError("With several processes, name their common folder with `--run_dir`.")
-    dataset = str(config.data.dataset_id).removesuffix(".hdf5").strip("/.").replace("/", "-")
-    algorithm = str(config.model.class_path).rpartition(".")[2].lower()
-    first, n = config.seed_everything, config.seeds
-    seeds = f"seeds-{first}-{first + n - 1}" if n > 1 else f"seed-{first}"
-    base = Path("runs") / dataset / algorithm / seeds
     taken = [base, *(base.with_name(f"{base.name}-{i}") for i in range(2, 10_000))]
     free = next(i for i, folder in enumerate(taken) if not folder.exists())
-    folder = taken[max(free - 1, 0) if config.ckpt_path == "last" else free]
+    folder = taken[max(free - 1, 0) if ckpt_path == "last" else free]
     os.environ[RUN_DIR] = str(folder)  # for the processes that Lightning starts
     return folder
+
+
+def dataset_folder(dataset_id: str) -> str:
+    """Name of a data set as a folder.
+
+    >>> dataset_folder("hopper/medium-v0")
+    'hopper-medium-v0'
+    """
+    return dataset_id.removesuffix(".hdf5").strip("/.").replace("/", "-")

@@ -1,6 +1,7 @@
 """Which transitions an update sees: a function of (seed, update, rank) and nothing else."""
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 from lightning import Trainer
@@ -10,6 +11,13 @@ from lit_offrl.errors import InputError
 from lit_offrl.rng import stream_seed
 
 BATCH_STREAM = 0
+
+
+class BlockSource(Protocol):
+    """Where the batches of some updates come from."""
+
+    def block(self, first_update: int, k: int) -> Tensor:
+        """Return the batches of ``k`` updates, or what becomes them on the way to the device."""
 
 
 class UpdateSampler:
@@ -84,7 +92,7 @@ class UpdateBlocks:
 
     def __init__(
         self,
-        sampler: UpdateSampler | ReplicaSampler,
+        sampler: BlockSource,
         trainer: Trainer,
         updates_per_step: int,
         updates_per_epoch: int,

@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_offrl.evaluation.columns import Columns
 from lit_offrl.evaluation.probe import Probe
-from lit_offrl.networks import DiscreteQNetwork, Layer, QNetwork, member_mlp
+from lit_offrl.networks import DiscreteQNetwork, Layer, QNetwork, hidden_layer
 
 N_RANDOM = 10
 """Random Box actions that are asked about at each observation."""
@@ -140,14 +139,14 @@ def critic_features(network: object, obs: Tensor, action: Tensor) -> Tensor | No
     """
     layers: tuple[Layer, ...]
     if isinstance(network, QNetwork):
-        (weight, bias), *_ = network.obs_layer.members()
-        x = F.relu(torch.addmm(bias, obs, weight) + action @ network.action_layer.weight[0])
-        layers = network.trunk.members()[0]
+        x, layers = torch.cat([obs, action], -1), network.members()[0]
     elif isinstance(network, DiscreteQNetwork):
         x, layers = obs, network.net.members()[0]
     else:
         return None
-    return F.relu(member_mlp(x, layers[:-1])) if len(layers) > 1 else x
+    for layer in layers[:-1]:
+        x = hidden_layer(x, layer)
+    return x
 
 
 def _feature_columns(network: object, probe: Probe, next_action: Tensor) -> dict[str, Tensor]:

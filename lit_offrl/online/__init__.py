@@ -1,0 +1,1 @@
+"""From the log to the environment: collecting, fine-tuning and the deployment monitor."""
