@@ -8,7 +8,9 @@ from lit_offrl.online.measures import outcome
 
 def test_a_dip_is_measured_on_the_moving_mean() -> None:
     # moving means of two: 100, 70, 40, 60, 90, 110
-    points = list(zip(range(1000, 7000, 1000), [100.0, 40.0, 40.0, 80.0, 100.0, 120.0], strict=True))
+    points = list(
+        zip(range(1000, 7000, 1000), [100.0, 40.0, 40.0, 80.0, 100.0, 120.0], strict=True)
+    )
     smooth = [100.0, 70.0, 60.0, 65.0, 72.0, 76.0]  # windows of up to five
     result = outcome(90.0, points, random_return=-10.0)
     assert result.lowest == pytest.approx(min(smooth))

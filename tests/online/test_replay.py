@@ -93,7 +93,7 @@ def test_a_missing_or_damaged_piece_is_named(tmp_path: Path) -> None:
     state = buffer.save(6)
     first, second = sorted(tmp_path.iterdir())
     second.write_bytes(second.read_bytes()[:100])
-    with pytest.raises(InputError, match="rows-000000000004.npy is damaged"):
+    with pytest.raises(InputError, match=r"rows-000000000004\.npy is damaged"):
         ReplayBuffer(8, LAYOUT.width, tmp_path).load(state)
     second.unlink()
     with pytest.raises(InputError, match="Rows from 4 on"):
