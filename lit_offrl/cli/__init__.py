@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from lit_offrl import __version__
 from lit_offrl.errors import InputError, RunInterrupted
 
-VERBS = ("fit", "finetune", "evaluate")
+VERBS = ("fit", "finetune", "evaluate", "monitor")
 USAGE = """\
 usage: lit-offrl VERB [options]
 
@@ -21,6 +21,8 @@ usage: lit-offrl VERB [options]
             lit-offrl finetune runs/pendulum-mixed/iql/seed-0/checkpoints/best.ckpt
   evaluate  say from the log alone what trained policies would return, and whether to trust that:
             lit-offrl evaluate runs/pendulum-mixed/iql/seed-0/checkpoints/best.ckpt
+  monitor   say whether deployed episodes still match the log and the prediction, or what changed:
+            lit-offrl monitor runs/pendulum-mixed/iql/seed-0/checkpoints/best.ckpt DEPLOYED_SET
 
 `lit-offrl VERB --help` lists the options of a verb, `lit-offrl --version` the version."""
 

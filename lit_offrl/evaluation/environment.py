@@ -1,9 +1,13 @@
 """The environment that a data set was recorded in."""
 
+import contextlib
 import importlib
 import json
 import logging
 import re
+import signal
+import threading
+from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -14,7 +18,7 @@ from gymnasium import Space, spaces
 from minari.serialization import deserialize_space
 
 from lit_offrl.data import DatasetSpec
-from lit_offrl.errors import InputError
+from lit_offrl.errors import EnvironmentFailed, InputError
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +66,50 @@ def make_env(spec: DatasetSpec, env_id: str | None = None) -> gym.Env[Any, Any]:
         env.close()
         raise
     return env
+
+
+@contextlib.contextmanager
+def watched(env: gym.Env[Any, Any], step: int, timeout: float = 0.0) -> Iterator[None]:
+    """Turn whatever goes wrong in an environment into one sentence.
+
+    Args:
+        env: The environment.
+        step: Steps of the episode so far.
+        timeout: Seconds after which it counts as hanging, 0 to wait for ever. Works in the main
+            thread of a Unix process, on an environment that gives Python the control back.
+
+    Raises:
+        EnvironmentFailed: If it raises or hangs.
+    """
+    try:
+        with _time_limit(timeout):
+            yield
+    except Exception as error:  # environments fail in ways of their own
+        name = env.unwrapped.spec.id if env.unwrapped.spec else type(env.unwrapped).__name__
+        raise EnvironmentFailed(
+            f"Environment `{name}` failed at step {step} of an episode "
+            f"({type(error).__name__}: {_short(error)})"
+        ) from error
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError after a while, where signals can be had."""
+    main = threading.current_thread() is threading.main_thread()
+    if seconds <= 0 or not main or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(signum: int, frame: object) -> None:
+        raise TimeoutError(f"no answer for {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _recorded(spec: DatasetSpec) -> tuple[str, dict[str, Any]]:

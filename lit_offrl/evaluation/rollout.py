@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lit_offrl.data import DatasetSpec
 from lit_offrl.errors import InputError
-from lit_offrl.evaluation.environment import make_env
+from lit_offrl.evaluation.environment import make_env, watched
 from lit_offrl.rng import seeded
 
 MAX_ENVS = 16
@@ -149,14 +149,18 @@ class _Player(gym.Wrapper[Any, Any, Any, Any]):
         """Start the next episode, or rest."""
         self._resting = seed is None
         if seed is not None:
-            self._obs, _ = self.env.reset(seed=seed)
+            self._steps = 0
+            with watched(self.env, 0):
+                self._obs, _ = self.env.reset(seed=seed)
         return self._obs, {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Step unless resting. Infos are dropped: collecting them costs more than many a step."""
         if self._resting:
             return self._obs, 0.0, False, False, {}
-        self._obs, reward, terminated, truncated, _ = self.env.step(action)
+        with watched(self.env, self._steps):
+            self._obs, reward, terminated, truncated, _ = self.env.step(action)
+        self._steps += 1
         return self._obs, float(reward), terminated, truncated, {}
 
 

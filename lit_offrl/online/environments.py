@@ -1,9 +1,5 @@
 """Environments that a run collects from, and goes on with after it was killed."""
 
-import contextlib
-import signal
-import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +11,7 @@ from numpy.typing import NDArray
 
 from lit_offrl.data import DatasetSpec
 from lit_offrl.data.spaces import flatten_observations
-from lit_offrl.errors import EnvironmentFailed
-from lit_offrl.evaluation.environment import make_env
+from lit_offrl.evaluation.environment import make_env, watched
 from lit_offrl.rng import stream_seed
 
 EPISODE_STREAM = 3
@@ -107,7 +102,8 @@ class Environments:
         return Step(before, reward, after, terminated, truncated)
 
     def _step(self, i: int, action: Any) -> tuple[NDArray[np.float32], float, bool, bool]:
-        with self._watched(i):
+        done = len(self._episodes[i].actions)
+        with watched(self._envs[i], done, self._timeout):
             obs, reward, terminated, truncated, _ = self._envs[i].step(action)
             flat = self._flatten(obs)
             if not np.isfinite(flat).all() or not np.isfinite(float(reward)):
@@ -121,27 +117,13 @@ class Environments:
 
     def _begin(self, i: int) -> None:
         episode_seed = stream_seed(self.seed, self._episodes[i].number, EPISODE_STREAM)
-        with self._watched(i):
+        with watched(self._envs[i], 0, self._timeout):
             obs, _ = self._envs[i].reset(seed=episode_seed % (1 << 31))
             self.obs[i] = self._flatten(obs)
 
     def _flatten(self, obs: Any) -> NDArray[np.float32]:
         flat: NDArray[np.float32] = flatten_observations(self._space, _stacked(obs))[0]
         return flat
-
-    @contextlib.contextmanager
-    def _watched(self, i: int) -> Iterator[None]:
-        """Turn whatever goes wrong in environment ``i`` into one sentence."""
-        name = getattr(self._envs[i].spec, "id", type(self._envs[i].unwrapped).__name__)
-        try:
-            with _time_limit(self._timeout):
-                yield
-        except Exception as error:  # environments fail in ways of their own
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
-            step = len(self._episodes[i].actions) if self._episodes else 0
-            raise EnvironmentFailed(
-                f"Environment `{name}` failed at step {step} of an episode ({reason})"
-            ) from error
 
     def abandon(self) -> None:
         """Give the running episodes up; :meth:`restart` begins the ones that follow."""
@@ -193,23 +175,3 @@ def _stacked(obs: Any) -> Any:
     if isinstance(obs, tuple):
         return tuple(_stacked(value) for value in obs)
     return np.asarray(obs)[None]
-
-
-@contextlib.contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError after a while, where signals can be had."""
-    main = threading.current_thread() is threading.main_thread()
-    if seconds <= 0 or not main or not hasattr(signal, "setitimer"):
-        yield
-        return
-
-    def stop(signum: int, frame: object) -> None:
-        raise TimeoutError(f"no answer for {seconds:g} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
