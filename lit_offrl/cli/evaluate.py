@@ -11,6 +11,7 @@ from jsonargparse import Namespace
 from lit_offrl.checkpoint import LoadedPolicy, load
 from lit_offrl.cli.evaluated import Evaluated, StageProgress, print_one, print_ranking
 from lit_offrl.cli.parsing import OneLineParser, make_writable
+from lit_offrl.cli.run_folder import run_of
 from lit_offrl.data import DatasetSpec, Transitions, load_dataset
 from lit_offrl.errors import InputError
 from lit_offrl.evaluation.off_policy import LogEvaluator
@@ -167,8 +168,7 @@ def _discount(config: Namespace, paths: Sequence[Path], policies: Sequence[Loade
 def _folder(out: str | None, path: Path, several: bool) -> Path:
     """Where the report of a checkpoint goes."""
     if out is None:
-        run = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-        return run / "evaluation" / path.stem
+        return run_of(path) / "evaluation" / path.stem
     if not several:
         return Path(out)
     name = "-".join(part for part in path.with_suffix("").parts[-4:] if part != "checkpoints")

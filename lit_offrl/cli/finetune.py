@@ -15,7 +15,7 @@ from rich.table import Table
 from lit_offrl.checkpoint import LoadedPolicy, load, read_checkpoint
 from lit_offrl.cli.logs import KeepLogs
 from lit_offrl.cli.parsing import OneLineParser
-from lit_offrl.cli.run_folder import RUN_DIR, dataset_folder, latest, run_folder
+from lit_offrl.cli.run_folder import RUN_DIR, latest, run_folder, run_of
 from lit_offrl.cli.running import loggers_of, run, with_whole_checkpoints
 from lit_offrl.cpu_threads import largest_product
 from lit_offrl.errors import EnvironmentFailed, InputError
@@ -52,9 +52,7 @@ def _finetune(config: Namespace) -> Path:
     path = Path(config.checkpoint).expanduser()
     policy = load(path)
     dataset_id = config.dataset_id or policy.spec.dataset_id
-    name = f"finetune-{config.mode}"
-    algorithm = type(policy.algorithm).__name__.lower()
-    base = Path("runs") / dataset_folder(dataset_id) / algorithm / name / f"seed-{config.seed}"
+    base = run_of(path) / f"finetune-{config.mode}" / f"seed-{config.seed}"
     folder = run_folder(config.run_dir, base, config.ckpt_path)
     checkpoints = folder / "checkpoints"
     resumed = latest(checkpoints) if config.ckpt_path == "last" else config.ckpt_path
@@ -164,7 +162,12 @@ def _parser(args: Sequence[str]) -> OneLineParser:
         help="Arguments of the algorithm that differ from the checkpoint's: --model.lr 1e-4.",
     )
     add("--dataset_id", type=str | None, default=None, help="The log, where it has moved.")
-    add("--run_dir", type=str | None, default=None, help="Folder of the run.")
+    add(
+        "--run_dir",
+        type=str | None,
+        default=None,
+        help="Folder of the run; by default `finetune-MODE/seed-N` in the checkpoint's run folder.",
+    )
     add(
         "--ckpt_path",
         type=str | None,

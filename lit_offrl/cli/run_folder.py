@@ -65,6 +65,13 @@ def run_folder(run_dir: str | None, base: Path, ckpt_path: str | None) -> Path:
     return folder
 
 
+def run_of(checkpoint: Path) -> Path:
+    """Folder of the run that left a checkpoint."""
+    return (
+        checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+    )
+
+
 def dataset_folder(dataset_id: str) -> str:
     """Name of a data set as a folder.
 
