@@ -18,6 +18,9 @@ class Batch(NamedTuple):
         terminated: 1 where the episode ended for good, never for a time limit, (B,).
         truncated: 1 where a time limit ended the episode, (B,).
         mc_return: Discounted return-to-go in transformed reward, (B,).
+        next_action: Action that was taken at ``next_obs``, as ``action``; anything where there was
+            none.
+        has_next_action: 1 where there was one, (B,).
     """
 
     obs: Tensor
@@ -27,6 +30,8 @@ class Batch(NamedTuple):
     terminated: Tensor
     truncated: Tensor | None = None
     mc_return: Tensor | None = None
+    next_action: Tensor | None = None
+    has_next_action: Tensor | None = None
 
     def at(self, k: int) -> "Batch":
         """Take batch ``k`` of a stack of batches."""
@@ -61,7 +66,14 @@ class Layout(NamedTuple):
     def sections(self) -> list[int]:
         """Widths of obs, action, reward, next_obs, terminated and the extras."""
         action_width = 1 if self.discrete else self.action_dim
-        return [self.obs_dim, action_width, 1, self.obs_dim, 1] + [1] * len(self.extras)
+        widths = [action_width if name == "next_action" else 1 for name in self.extras]
+        return [self.obs_dim, action_width, 1, self.obs_dim, 1, *widths]
+
+    def columns(self, extra: str) -> slice:
+        """Columns of an extra field."""
+        which = len(self.sections) - len(self.extras) + self.extras.index(extra)
+        start = sum(self.sections[:which])
+        return slice(start, start + self.sections[which])
 
     @property
     def width(self) -> int:
@@ -95,9 +107,16 @@ class Layout(NamedTuple):
         )
         return Batch(
             obs,
-            action.squeeze(-1).long() if self.discrete else action,
+            self._as_action(action),
             reward.squeeze(-1),
             next_obs,
             terminated.squeeze(-1),
-            **{k: field.squeeze(-1) for k, field in zip(self.extras, extras, strict=True)},
+            **{
+                name: self._as_action(field) if name == "next_action" else field.squeeze(-1)
+                for name, field in zip(self.extras, extras, strict=True)
+            },
         )
+
+    def _as_action(self, columns: Tensor) -> Tensor:
+        """Indices (...,) of discrete actions, Box actions (..., A) as they are."""
+        return columns.squeeze(-1).long() if self.discrete else columns

@@ -73,22 +73,25 @@ class EnsembleLayerNorm(nn.Module):
         return list(zip(scale.unbind(), shift.unbind(), strict=True))
 
 
-def hidden_layer(x: Tensor, layer: Layer) -> Tensor:
+def hidden_layer(x: Tensor, layer: Layer, relu_first: bool = False) -> Tensor:
     """Apply one member's hidden layer to rows (B, n_in): (B, n_out)."""
-    return activation(torch.addmm(layer[1], x, layer[0]), layer)
+    return activation(torch.addmm(layer[1], x, layer[0]), layer, relu_first)
 
 
-def activation(x: Tensor, layer: Layer) -> Tensor:
-    """ReLU in place, after the layer norm if the layer has one."""
-    if len(layer) > 2:
-        x = F.layer_norm(x, x.shape[-1:], layer[2], layer[3])
-    return x.relu_()
+def activation(x: Tensor, layer: Layer, relu_first: bool) -> Tensor:
+    """ReLU in place, and the layer norm if the layer has one."""
+    if len(layer) == 2:
+        return x.relu_()
+    scale, shift = layer[2:]
+    if relu_first:
+        return F.layer_norm(x.relu_(), x.shape[-1:], scale, shift)
+    return F.layer_norm(x, x.shape[-1:], scale, shift).relu_()
 
 
-def member_mlp(x: Tensor, layers: Sequence[Layer]) -> Tensor:
+def member_mlp(x: Tensor, layers: Sequence[Layer], relu_first: bool = False) -> Tensor:
     """Apply one member's ReLU network to rows (B, n_in): (B, n_out)."""
     for layer in layers[:-1]:
-        x = hidden_layer(x, layer)
+        x = hidden_layer(x, layer, relu_first)
     weight, bias = layers[-1]
     if weight.shape[-1] == 1:
         return one_column(x, weight.squeeze(-1)).unsqueeze(-1) + bias
@@ -114,13 +117,21 @@ class EnsembleMLP(nn.Module):
         n_in: Input width.
         hidden: Widths of the hidden layers.
         n_out: Output width.
-        layer_norm: Whether hidden layers are normalized before their ReLU.
+        layer_norm: Whether hidden layers are normalized.
+        relu_first: Whether that comes after their ReLU.
     """
 
     def __init__(
-        self, n: int, n_in: int, hidden: Sequence[int], n_out: int, layer_norm: bool = False
+        self,
+        n: int,
+        n_in: int,
+        hidden: Sequence[int],
+        n_out: int,
+        layer_norm: bool = False,
+        relu_first: bool = False,
     ) -> None:
         super().__init__()
+        self.relu_first = relu_first
         widths = [n_in, *hidden, n_out]
         self.layers = nn.ModuleList(EnsembleLinear(n, a, b) for a, b in itertools.pairwise(widths))
         self.norms = nn.ModuleList(EnsembleLayerNorm(n, w) for w in hidden if layer_norm)
@@ -129,13 +140,12 @@ class EnsembleMLP(nn.Module):
         """Apply all members."""
         if x.is_cuda:
             return self.batched(x)
-        return torch.stack([member_mlp(x, member) for member in self.members()])
+        return torch.stack([member_mlp(x, own, self.relu_first) for own in self.members()])
 
     def batched(self, x: Tensor) -> Tensor:
         """Apply all members in one product per layer; rows may be each member's, (n, B, n_in)."""
         for i, layer in enumerate(self.layers[:-1]):
-            x = layer(x)
-            x = F.relu(self.norms[i](x) if self.norms else x)
+            x = batched_activation(layer(x), self.norms[i] if self.norms else None, self.relu_first)
         last: nn.Module = self.layers[-1]
         return last(x)  # type: ignore[no-any-return]
 
@@ -147,6 +157,14 @@ class EnsembleMLP(nn.Module):
         for i, norm in enumerate(norms):
             of_layers[i] = with_norm(of_layers[i], norm)
         return list(zip(*of_layers, strict=True))
+
+
+def batched_activation(x: Tensor, norm: nn.Module | None, relu_first: bool) -> Tensor:
+    """ReLU, and the layer norm if there is one, of all members (n, B, H)."""
+    if norm is None:
+        return F.relu(x)
+    normalized: Tensor = norm(F.relu(x)) if relu_first else F.relu(norm(x))
+    return normalized
 
 
 def with_norm(layers: Sequence[Layer], norm: EnsembleLayerNorm) -> list[Layer]:
@@ -206,7 +224,8 @@ class QNetwork(nn.Module):
         action_dim: A.
         hidden: Widths of the hidden layers.
         n_critics: Size n of the ensemble.
-        layer_norm: Whether hidden layers are normalized before their ReLU.
+        layer_norm: Whether hidden layers are normalized.
+        relu_first: Whether that comes after their ReLU.
     """
 
     def __init__(
@@ -216,6 +235,7 @@ class QNetwork(nn.Module):
         hidden: Sequence[int],
         n_critics: int,
         layer_norm: bool = False,
+        relu_first: bool = False,
     ) -> None:
         super().__init__()
         fan_in = obs_dim + action_dim
@@ -224,7 +244,7 @@ class QNetwork(nn.Module):
             n_critics, action_dim, hidden[0], fan_in=fan_in, bias=False
         )
         self.norm = EnsembleLayerNorm(n_critics, hidden[0]) if layer_norm else None
-        self.trunk = EnsembleMLP(n_critics, hidden[0], hidden[1:], 1, layer_norm)
+        self.trunk = EnsembleMLP(n_critics, hidden[0], hidden[1:], 1, layer_norm, relu_first)
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
         """Map obs (B, O) and actions (..., B, A) to values (n, ..., B)."""
@@ -237,7 +257,8 @@ class QNetwork(nn.Module):
         from_obs = self.obs_layer(obs).unsqueeze(1)  # (n, 1, B, H)
         from_action = self.action_layer(action.flatten(0, 1)).unflatten(1, action.shape[:2])
         h = (from_obs + from_action).flatten(1, 2)  # (n, N * B, H)
-        return self.trunk.batched(F.relu(h if self.norm is None else self.norm(h))).squeeze(-1)
+        h = batched_activation(h, self.norm, self.trunk.relu_first)
+        return self.trunk.batched(h).squeeze(-1)
 
     def members(self) -> list[tuple[Layer, ...]]:
         """Layers of each member, the first of which takes rows of obs and action (B, O + A)."""
@@ -250,18 +271,19 @@ class QNetwork(nn.Module):
 
     def _one_by_one(self, obs: Tensor, action: Tensor) -> Tensor:
         """The same, one member and :data:`CPU_ROWS` rows at a time, (n, N * B)."""
-        members = self.members()
+        members, relu_first = self.members(), self.trunk.relu_first
         if len(action) == 1:  # one product instead of two
             x = torch.cat([obs, action[0]], -1)  # (B, O + A)
-            return torch.cat([member_mlp(x, layers) for layers in members]).view(len(members), -1)
+            q = [member_mlp(x, layers, relu_first) for layers in members]
+            return torch.cat(q).view(len(members), -1)
         chunks = torch.split(action, max(1, CPU_ROWS // len(obs)))
         values = []
         for first, *layers in members:
             obs_weight, action_weight = torch.split(first[0], [obs.shape[1], action.shape[-1]])
             from_obs = torch.addmm(first[1], obs, obs_weight)  # (B, H)
             for chunk in chunks:
-                h = activation(_add_product(from_obs, chunk, action_weight), first)  # (N * B, H)
-                values.append(member_mlp(h, layers))
+                h = _add_product(from_obs, chunk, action_weight)  # (N * B, H)
+                values.append(member_mlp(activation(h, first, relu_first), layers, relu_first))
         return torch.cat(values).view(len(members), -1)
 
 

@@ -1,5 +1,6 @@
 """One file per algorithm; each is a LightningModule."""
 
+from lit_offrl.algorithms.awac import AWAC
 from lit_offrl.algorithms.base import OfflineAlgorithm
 from lit_offrl.algorithms.bc import BC
 from lit_offrl.algorithms.bcq import BCQ
@@ -11,10 +12,12 @@ from lit_offrl.algorithms.discrete_cql import DiscreteCQL
 from lit_offrl.algorithms.discrete_iql import DiscreteIQL
 from lit_offrl.algorithms.dqn import DQN
 from lit_offrl.algorithms.iql import IQL
+from lit_offrl.algorithms.rebrac import ReBRAC
 from lit_offrl.algorithms.rlpd import RLPD
 from lit_offrl.algorithms.td3_bc import TD3BC
 
 __all__ = [
+    "AWAC",
     "BC",
     "BCQ",
     "CQL",
@@ -28,4 +31,5 @@ __all__ = [
     "DiscreteCalQL",
     "DiscreteIQL",
     "OfflineAlgorithm",
+    "ReBRAC",
 ]

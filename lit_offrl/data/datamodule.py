@@ -29,7 +29,7 @@ from lit_offrl.rng import run_seed
 from lit_offrl.scaling import Scaling
 
 _log = logging.getLogger(__name__)
-EXTRAS = ("truncated", "mc_return")
+EXTRAS = ("truncated", "mc_return", "next_action", "has_next_action")
 MAX_HELD_OUT_BATCHES = 20
 
 
@@ -50,7 +50,7 @@ class OfflineDataModule(LightningDataModule):
         reward_scale: Factor on rewards, after `reward_range`.
         reward_shift: Added to rewards, after both.
         top_fraction: Fraction of the training episodes, by return, that is kept (top-k% BC).
-        extras: More fields of a batch: `truncated`, `mc_return`.
+        extras: More fields of a batch: `truncated`, `mc_return`, `next_action`, `has_next_action`.
         discount: γ of `mc_return`; nothing else uses it.
     """
 

@@ -39,11 +39,15 @@ def pack_rows(
     Args:
         transitions: Raw data with whole episodes.
         rows: Which rows to pack, in this order.
-        layout: Columns of the matrix; its extras may be "truncated" and "mc_return".
+        layout: Columns of the matrix.
         scaling: What the networks are to see.
         discount: γ of "mc_return".
     """
-    extras: dict[str, NDArray[Any]] = {"truncated": transitions.truncated}
+    following = np.minimum(np.arange(len(transitions)) + 1, len(transitions) - 1)
+    extras: dict[str, NDArray[Any]] = {
+        "truncated": transitions.truncated,
+        "has_next_action": np.append(transitions.episode[1:] == transitions.episode[:-1], False),
+    }
     if "mc_return" in layout.extras:
         reward = scaling.reward_scale * transitions.reward + scaling.reward_shift
         transformed = dataclasses.replace(transitions, reward=reward)
@@ -51,15 +55,23 @@ def pack_rows(
     packed = torch.empty(len(rows), layout.width)  # (N, W)
     for start in range(0, len(rows), CHUNK):
         part = rows[start : start + CHUNK]
-        action = torch.from_numpy(transitions.action[part])
-        if not layout.discrete:  # rounding may push a bound past 1
-            action = scaling.scale_action(action).clamp(-1, 1)
+        own = {
+            name: torch.from_numpy(extras[name][part]) for name in layout.extras if name in extras
+        }
+        if "next_action" in layout.extras:
+            own["next_action"] = _scaled(transitions.action[following[part]], scaling)
         packed[start : start + len(part)] = layout.pack(
             scaling.normalize_obs(torch.from_numpy(transitions.obs[part])),
-            action,
+            _scaled(transitions.action[part], scaling),
             scaling.transform_reward(torch.from_numpy(transitions.reward[part])),
             scaling.normalize_obs(torch.from_numpy(transitions.next_obs[part])),
             torch.from_numpy(transitions.terminated[part]),
-            **{name: torch.from_numpy(extras[name][part]) for name in layout.extras},
+            **own,
         )
     return packed
+
+
+def _scaled(action: NDArray[Any], scaling: Scaling) -> Tensor:
+    """Box actions in [-1, 1], past which rounding may push a bound; discrete ones as they are."""
+    scaled = scaling.scale_action(torch.from_numpy(action))
+    return scaled.clamp(-1, 1) if scaled.is_floating_point() else scaled

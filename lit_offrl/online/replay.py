@@ -60,10 +60,9 @@ class ReplayBuffer:
         held = every >= self.count - len(self.rows)
         places = every[held] % len(self.rows)
         for name, values in fields.items():
-            which = 5 + layout.extras.index(name)
-            start, width = sum(layout.sections[:which]), layout.sections[which]
-            filled = values[held].to(self.rows).view(len(places), width)
-            self.rows[places, start : start + width] = filled
+            columns = layout.columns(name)
+            width = columns.stop - columns.start
+            self.rows[places, columns] = values[held].to(self.rows).view(len(places), width)
 
     def gather(self, places: Tensor) -> Tensor:
         """Take rows by their place among the held ones, (n,) in [0, len): (n, W)."""

@@ -49,6 +49,9 @@ def test_a_late_field_is_filled_in_where_its_row_is_still_held(tmp_path: Path) -
     assert buffer.rows[2, 5] == -2 and buffer.rows[1, 5] == -9  # 9 took the place of 1
     assert (buffer.rows[:, :5] == buffer.rows[:, :1]).all()
     assert (buffer.rows[3:, 5] == buffer.rows[3:, 0]).all()
+    before = buffer.rows.clone()
+    buffer.write([0, 1], LAYOUT, mc_return=torch.ones(2))  # none of these is held
+    assert torch.equal(buffer.rows, before)
 
 
 @pytest.mark.parametrize("rows", [0, 5, 8, 13, 29])

@@ -140,12 +140,13 @@ def critic_features(network: object, obs: Tensor, action: Tensor) -> Tensor | No
     layers: tuple[Layer, ...]
     if isinstance(network, QNetwork):
         x, layers = torch.cat([obs, action], -1), network.members()[0]
+        relu_first = network.trunk.relu_first
     elif isinstance(network, DiscreteQNetwork):
-        x, layers = obs, network.net.members()[0]
+        x, layers, relu_first = obs, network.net.members()[0], False
     else:
         return None
     for layer in layers[:-1]:
-        x = hidden_layer(x, layer)
+        x = hidden_layer(x, layer, relu_first)
     return x
 
 
