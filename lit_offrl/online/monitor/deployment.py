@@ -1,0 +1,202 @@
+"""Watch a deployed policy: episode by episode, with a bounded rate of false alarms."""
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import numpy as np
+
+from lit_offrl.algorithms.base import OfflineAlgorithm
+from lit_offrl.data import DatasetSpec, Transitions
+from lit_offrl.errors import InputError, NotApplicableError
+from lit_offrl.evaluation.finding import Finding, not_applicable
+from lit_offrl.evaluation.target import GreedyPolicy, SampledPolicy
+from lit_offrl.online.monitor import acting
+from lit_offrl.online.monitor.evidence import hints, test_finding
+from lit_offrl.online.monitor.reference import LogModel
+from lit_offrl.online.monitor.seen import Prediction, Seen, check_episodes
+from lit_offrl.online.monitor.sequential import (
+    ConformalTest,
+    Cusum,
+    MeanTest,
+    Wealth,
+    fewest_episodes,
+    first_passage,
+    power_bets,
+    visible_drop,
+)
+from lit_offrl.online.monitor.verdict import PRECEDENCE, Conclusion, conclude
+from lit_offrl.scaling import Scaling
+
+
+class DeploymentMonitor:
+    """Says whether deployment still matches the log, and what changed if not.
+
+    Six tests share the rate of false alarms δ: each may alarm with probability δ/6 at most, ever,
+    by Ville's inequality. With calibration episodes of the policy that is exact; without them
+    dynamics and rewards are compared with held-out episodes of the log, within its support and
+    with similar transitions, and shifts of states and TD errors are no alarms.
+
+    Args:
+        algorithm: The deployed policy, its critic and γ.
+        log: All transitions of the log, raw.
+        spec: What is known of the log.
+        scaling: What the policy was trained with.
+        prediction: Predicted return; None where there is none.
+        calibration: Accepted episodes of this policy.
+        policy: Whether the greedy or the sampled policy is deployed.
+        delta: δ.
+        updates: Gradient updates of each of the two models of the log.
+        seed: Of the split, the models and the draws.
+        progress: Told what is done and the share of it.
+    """
+
+    def __init__(
+        self,
+        algorithm: OfflineAlgorithm,
+        log: Transitions,
+        spec: DatasetSpec,
+        scaling: Scaling,
+        *,
+        prediction: Prediction | None = None,
+        calibration: Transitions | None = None,
+        policy: Literal["greedy", "sampled"] = "greedy",
+        delta: float = 0.05,
+        updates: int = 2000,
+        seed: int = 0,
+        progress: Callable[[str, float], None] | None = None,
+    ) -> None:
+        if not 0 < delta < 1:
+            raise InputError(f"`delta` must lie between 0 and 1, not {delta}.")
+        self.algorithm, self.log, self.spec, self.scaling = algorithm, log, spec, scaling
+        self.prediction, self.delta, self.seed = prediction, delta, seed
+        self.threshold = len(PRECEDENCE) / delta
+        """Wealth at which a test alarms."""
+        self.calibrated = calibration is not None
+        n_actions = spec.action_dim if spec.discrete else None
+        self.acting: GreedyPolicy | SampledPolicy = (
+            GreedyPolicy(algorithm, n_actions) if policy == "greedy" else SampledPolicy(algorithm)
+        )
+        if calibration is not None:
+            check_episodes(calibration, log)
+        self.model = LogModel(log, scaling, n_actions, updates, seed, progress)
+        source = self.model.held_out if calibration is None else calibration
+        self.known = [self._see(one) for one in _episodes(source)]
+        """Numbers of the calibration episodes."""
+        self.seen: list[Seen] = []
+        """Numbers of the episodes that were added."""
+        self.differing: list[float] = []
+        """Share of the actions of each added episode that are not the greedy ones."""
+        self.tests, self.reasons = self._make_tests()
+        self.policy_wealth = Wealth(len(power_bets(1.0)))
+        known = np.array([one.value for one in self.known])
+        mean = float(known.mean()) if self.calibrated or prediction is None else prediction.mean
+        self.cusum = Cusum(mean, float(known.std()) or 1.0)
+
+    def add(self, episode: Transitions) -> list[Finding]:
+        """Look at the next episode, and return the alarms that it raises.
+
+        Raises:
+            InputError: If it is empty, of another shape, not finite or of another reward scale.
+        """
+        check_episodes(episode, self.log)
+        if episode.n_episodes != 1:
+            raise InputError(f"Add one episode at a time, not {episode.n_episodes}.")
+        before = set(self.alarms)
+        seen, data = self._see(episode), self.model.view(episode)
+        self.differing.append(acting.differing_share(self._greedy, data))
+        p = acting.action_p_value(self.acting, data, self.seed + len(self.seen))
+        self.policy_wealth.bet(power_bets(p))
+        self.seen.append(seen)
+        self.cusum.add(seen.value)
+        for name, test in self.tests.items():
+            if (score := seen.score(name)) is not None:
+                test.add(score)
+            else:
+                test.wealth.skip()
+        return [self._finding(name) for name in self.alarms if name not in before]
+
+    @property
+    def wealth(self) -> Mapping[str, Wealth]:
+        """Evidence of each test that can alarm."""
+        return {
+            "policy": self.policy_wealth,
+            **{name: test.wealth for name, test in self.tests.items()},
+        }
+
+    @property
+    def alarms(self) -> dict[str, int]:
+        """Tests that alarmed, and the episodes until they did."""
+        passed = {k: first_passage(w.path, self.threshold) for k, w in self.wealth.items()}
+        return {name: after for name, after in passed.items() if after is not None}
+
+    @property
+    def conclusion(self) -> Conclusion:
+        """What has changed."""
+        judged = [name for name in ("dynamics", "reward") if name in self.tests]
+        fewest = fewest_episodes(len(self.known), self.threshold)
+        n = len(self.seen)
+        needed = fewest if judged else None
+        return conclude(self.alarms, n, needed, self._visible_drop(max(n, needed or 0)))
+
+    def _visible_drop(self, n: int) -> float | None:
+        """Drop of the mean return that n episodes would show; None if none would."""
+        test, values = self.tests.get("returns"), np.array([one.value for one in self.known])
+        if isinstance(test, MeanTest):
+            return visible_drop(test, values, n, self.threshold)
+        return float(values.mean() - values.min()) if test is not None else None
+
+    def findings(self) -> list[Finding]:
+        """Say what each test found."""
+        found = [self._finding(name) for name in PRECEDENCE if name in self.wealth]
+        found += [not_applicable(f"monitor_{name}", why) for name, why in self.reasons.items()]
+        return found + hints(self)
+
+    def _finding(self, name: str) -> Finding:
+        return test_finding(self, name, self.wealth[name])
+
+    @property
+    def _greedy(self) -> GreedyPolicy:
+        return GreedyPolicy(self.algorithm, self.spec.action_dim if self.spec.discrete else None)
+
+    def _make_tests(self) -> tuple[dict[str, ConformalTest | MeanTest], dict[str, str]]:
+        """Make the tests that can be made, and say of the others why not."""
+        tests: dict[str, ConformalTest | MeanTest] = {}
+        reasons: dict[str, str] = {}
+        for name in ("dynamics", "reward", "state", "td_error"):
+            scores = [score for one in self.known if (score := one.score(name)) is not None]
+            if name in ("state", "td_error") and not self.calibrated:
+                reasons[name] = (
+                    "The policy meets other states than the log by design: give accepted episodes "
+                    "of it as calibration."
+                )
+            elif not scores:
+                reasons[name] = (
+                    "The algorithm has no critic." if name == "td_error" else "No episode scores."
+                )
+            else:
+                tests[name] = ConformalTest(scores, name == "td_error", self.seed)
+        bounds = acting.return_bounds(self.log, self.spec, float(self.algorithm.discount))
+        if self.prediction is not None and np.isfinite(bounds).all():
+            low, high = np.clip([self.prediction.low, self.prediction.high], *bounds).tolist()
+            tests["returns"] = MeanTest((low, high), bounds)
+        elif self.calibrated:
+            values = [one.value for one in self.known]
+            tests["returns"] = ConformalTest(values, True, self.seed)
+        else:
+            reasons["returns"] = (
+                "There is no prediction." if self.prediction is None else "Returns have no bounds."
+            ) + " Give one, or accepted episodes of the policy as calibration."
+        return tests, reasons
+
+    def _see(self, episode: Transitions) -> Seen:
+        data = self.model.view(episode)
+        try:
+            error = acting.td_error(self.algorithm, data, self.scaling)
+        except NotApplicableError:
+            error = None
+        value = acting.episode_return(self.algorithm, episode, data, self.scaling)
+        return Seen(self.model.scores(episode), value, error)
+
+
+def _episodes(transitions: Transitions) -> list[Transitions]:
+    return [transitions.select_episodes(np.array([i])) for i in range(transitions.n_episodes)]

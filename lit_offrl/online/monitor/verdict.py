@@ -1,0 +1,116 @@
+"""From alarms to a cause: which comes first, and what to do about it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Change = Literal[
+    "none", "policy support", "dynamics", "reward", "covariate", "prediction", "cannot say yet"
+]
+PRECEDENCE: dict[str, Change] = {
+    "policy": "policy support",
+    "dynamics": "dynamics",
+    "reward": "reward",
+    "state": "covariate",
+    "td_error": "prediction",
+    "returns": "prediction",
+}
+"""Tests, each before those that its cause also moves.
+
+Whether actions are the policy's is judged at the states that were met, so that nothing but another
+policy alters it. Dynamics are judged given (s, a), so that neither the policy nor the reward alter
+them; rewards given (s, a, s'), so that dynamics do not. All three move the states that are met, and
+with them TD errors and returns: those name the cause only where nothing before them changed.
+"""
+MEANING: dict[Change, str] = {
+    "none": "Nothing differs from what the log and the prediction say.",
+    "policy support": "The actions in the logs are not those of this checkpoint.",
+    "dynamics": "The same actions in the same states lead elsewhere than in the log.",
+    "reward": "The same transitions earn other rewards than in the log.",
+    "covariate": "Other states are met than before, though they answer to actions as before.",
+    "prediction": "The world is as in the log, but the policy does not earn what was expected.",
+    "cannot say yet": "There are too few episodes to rule a change out.",
+}
+ADVICE: dict[Change, str] = {
+    "none": "Go on.",
+    "policy support": "Check what is deployed, and roll back to the evaluated checkpoint.",
+    "dynamics": "Roll back to what is known to be safe, collect episodes in the changed world and "
+    "retrain on them: values learned before do not hold there.",
+    "reward": "Check the reward's unit and definition; if it is meant, relabel the log and "
+    "retrain, otherwise repair it.",
+    "covariate": "Check sensors and who or what is now served; collect episodes there and retrain "
+    "if returns fall.",
+    "prediction": "Trust the returns, not the prediction: roll back if they are too low, collect "
+    "these episodes and evaluate again.",
+    "cannot say yet": "Collect more episodes before trusting it.",
+}
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What has changed.
+
+    Args:
+        change: The cause.
+        delay: Episodes until the test that names it alarmed; None if none did.
+        alarms: All tests that alarmed, and after how many episodes each.
+        episodes: Episodes seen.
+        needed: Episodes without an alarm after which ``none`` is said; None if never.
+        drop: Drop of the mean return that as many would show, in raw reward; None if none would.
+    """
+
+    change: Change
+    delay: int | None
+    alarms: Mapping[str, int]
+    episodes: int
+    needed: int | None
+    drop: float | None
+
+    @property
+    def sentence(self) -> str:
+        """The conclusion in words."""
+        words = MEANING[self.change]
+        if self.alarms:
+            others = ", ".join(f"{name} {after}" for name, after in self.alarms.items())
+            return f"{words} Episodes until each alarm: {others}."
+        if self.change == "none":
+            return f"{words} {self._drop} would have shown by now."
+        if self.needed is None:
+            return f"{words} With so few calibration episodes no number would: give more of them."
+        more = self.needed - self.episodes
+        return f"{words} {more} more would show a strong change. {self._drop} would show then."
+
+    @property
+    def _drop(self) -> str:
+        if self.drop is None:
+            return "No drop of the return"
+        return f"A drop of the mean return by {self.drop:.3g}"
+
+    @property
+    def advice(self) -> str:
+        """What to do."""
+        return ADVICE[self.change]
+
+
+def conclude(
+    alarms: Mapping[str, int], episodes: int, needed: int | None, drop: float | None
+) -> Conclusion:
+    """Name the cause of alarms, or say whether their absence means anything.
+
+    Args:
+        alarms: Test to episodes until it alarmed.
+        episodes: Episodes seen.
+        needed: Episodes that the tests need to see a strong change; None if none suffice.
+        drop: Drop of the mean return that as many would show.
+
+    >>> conclude({"returns": 3, "dynamics": 9}, 12, 5, None).change
+    'dynamics'
+    >>> conclude({}, 3, 5, 2.0).change
+    'cannot say yet'
+    """
+    first = next((name for name in PRECEDENCE if name in alarms), None)
+    ordered = dict(sorted(alarms.items(), key=lambda item: item[1]))
+    if first is not None:
+        return Conclusion(PRECEDENCE[first], alarms[first], ordered, episodes, needed, drop)
+    change: Change = "none" if needed is not None and episodes >= needed else "cannot say yet"
+    return Conclusion(change, None, {}, episodes, needed, drop)
