@@ -34,6 +34,7 @@ TINY = [
     "--gap.episodes=2",
 ]
 QUICK: dict[str, Any] = {"fqe_updates": 60, "model_updates": 40, "rollouts": 50, "resamples": 100}
+FEW_STEPS = ["--steps=40", "--eval_every=20", "--eval_episodes=2", "--before_episodes=2"]
 QUICKLY = [f"--{name}={value}" for name, value in QUICK.items()]
 
 
@@ -57,7 +58,7 @@ def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     monkeypatch.setenv("LIT_OFFRL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(BUILTIN, pendulum.DATASET_ID, lambda: pendulum.make(scale=0.02))
+    monkeypatch.setitem(BUILTIN, pendulum.DATASET_ID, lambda: pendulum.make(scale=0.05))
     monkeypatch.setitem(BUILTIN, gridworld.DATASET_ID, lambda: gridworld.make(scale=0.05))
     for function in (cached_behavior, fit_behavior):
         defaults = function.__kwdefaults__
@@ -86,6 +87,10 @@ def run_shell_command(words: list[str]) -> None:
             fewer = ["--online=2"] if "--online" in options else []
             main(["evaluate", checkpoint, *options, *fewer, *QUICKLY])
             assert (Path(checkpoint).parents[1] / "evaluation" / "best" / "report.html").is_file()
+        case ["lit-offrl", "finetune", checkpoint, *_]:
+            main(["finetune", checkpoint, *FEW_STEPS])
+        case ["lit-offrl", "monitor", *options]:
+            main(["monitor", *options, "--model_updates=40"])
         case ["make", target, *variables]:
             command = ["make", "--dry-run", "-C", str(ROOT), target, *variables]
             subprocess.run(command, check=True, capture_output=True)

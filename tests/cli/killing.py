@@ -1,4 +1,4 @@
-"""Runs of the real ``lit-offrl fit`` that are killed without warning, and go on."""
+"""Runs of the real command line that are killed without warning, and go on."""
 
 import logging
 import os
@@ -45,7 +45,7 @@ class Whole:
 
     Args:
         folder: Its run folder.
-        arguments: What it was called with, without ``--run_dir``.
+        arguments: Verb and what it was called with, without ``--run_dir``.
         seconds: How long it took once it had begun to train.
     """
 
@@ -68,9 +68,14 @@ class Killed:
 
 
 def run_whole(model: str, options: Mapping[str, Any], folder: Path) -> Whole:
-    """Run once from beginning to end."""
+    """Run ``lit-offrl fit`` once from beginning to end."""
     merged = {key: str(value) for key, value in {**OPTIONS, **options}.items()}
-    arguments = "--model", model, *(part for k, v in merged.items() for part in (f"--{k}", v))
+    given = (part for key, value in merged.items() for part in (f"--{key}", value))
+    return run_verb(("fit", "--model", model, *given), folder)
+
+
+def run_verb(arguments: tuple[str, ...], folder: Path) -> Whole:
+    """Run a verb once from beginning to end."""
     with _started(arguments, folder) as process:
         begun = _wait_for_training(process, folder)
         error = process.communicate()[1]
@@ -135,7 +140,7 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def _started(arguments: Sequence[str], folder: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-c", MAIN, "fit", *arguments, "--run_dir", str(folder)],
+        [sys.executable, "-c", MAIN, *arguments, "--run_dir", str(folder)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
