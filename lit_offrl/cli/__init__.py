@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from lit_offrl import __version__
 from lit_offrl.errors import InputError, RunInterrupted
 
-VERBS = ("fit", "finetune", "evaluate", "monitor")
+VERBS = ("inspect", "fit", "finetune", "evaluate", "monitor")
 USAGE = """\
 usage: lit-offrl VERB [options]
 
+  inspect   say what a data set holds, what is wrong with it, and what to try on it:
+            lit-offrl inspect pendulum/mixed
   fit       train an algorithm on a data set:
             lit-offrl fit -c configs/iql/mujoco.yaml --data.dataset_id hopper/medium-v0
   finetune  go on with a trained policy in its environment, and measure the dip:

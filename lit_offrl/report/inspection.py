@@ -1,0 +1,81 @@
+"""The inspection of a data set as HTML, JSON and images."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from lit_offrl.files import write_whole
+from lit_offrl.inspection import Answers, DataReport
+from lit_offrl.inspection.actions import scaled_actions
+from lit_offrl.report.content import plain
+from lit_offrl.report.plot_style import BLUE, plot_style
+from lit_offrl.report.rendering import mark_code, to_png, to_svg
+
+
+def write_inspection(report: DataReport, folder: Path, answers: Answers | None = None) -> Path:
+    """Write ``report.html``, ``report.json`` and ``*.png``, each whole or not at all.
+
+    Args:
+        report: What was found.
+        folder: Where to; it is made if it is missing.
+        answers: What the user said.
+
+    Returns:
+        Path of the HTML file, which needs no other.
+    """
+    drawn = inspection_figures(report)
+    contents = {f"{name}.png": to_png(figure) for name, figure in drawn.items()}
+    values = plain(report.to_dict(answers))
+    contents["report.json"] = (json.dumps(values, indent=2, allow_nan=False) + "\n").encode()
+    contents["report.html"] = _html(report, drawn, answers).encode()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():  # all of them were made before the first is written
+        write_whole(folder / name, content)
+    return folder / "report.html"
+
+
+def inspection_figures(report: DataReport) -> dict[str, Figure]:
+    """Draw the distributions of returns, lengths, rewards and actions."""
+    log = report.transitions
+    if report.findings[0].verdict == "fail":  # not finite
+        return {}
+    columns = {
+        "returns": ("Returns", "undiscounted return (raw reward)", log.returns()),
+        "lengths": ("Lengths", "steps", np.diff(log.episode_bounds)),
+        "rewards": ("Rewards", "reward per step (raw)", log.reward),
+        "actions": (
+            "Actions",
+            "action" if report.spec.discrete else "action, all dimensions, bounds at -1 and 1",
+            log.action if report.spec.discrete else scaled_actions(log, report.spec).ravel(),
+        ),
+    }
+    with plot_style():
+        return {name: _histogram(*column) for name, column in columns.items()}
+
+
+def _histogram(title: str, xlabel: str, values: NDArray[Any]) -> Figure:
+    figure = Figure(figsize=(5.4, 3.3), layout="constrained")
+    axes = figure.subplots()
+    unit = "episodes" if title in ("Returns", "Lengths") else "rows"
+    axes.set(title=title, xlabel=xlabel, ylabel=unit)
+    axes.hist(values, bins=40, color=BLUE)
+    return figure
+
+
+def _html(report: DataReport, drawn: dict[str, Figure], answers: Answers | None) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, autoescape=True
+    )
+    environment.filters["code"] = mark_code
+    return environment.get_template("inspection.html.j2").render(
+        title=f"Data set {report.spec.dataset_id}",
+        advice=report.recommendation(answers),
+        findings=report.findings,
+        plots=[Markup(to_svg(figure, name)) for name, figure in drawn.items()],
+    )

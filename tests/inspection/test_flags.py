@@ -1,0 +1,168 @@
+"""Each defect raises exactly its flag, and a clean log raises none."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from gymnasium.spaces import Box
+
+from lit_offrl.data import Transitions
+from lit_offrl.data.spec import DatasetSpec, make_spec
+from lit_offrl.inspection import DataReport, inspect_transitions
+
+E, T = 40, 25
+ROWS = E * T
+ACTION = Box(-1.0, 1.0, (2,), np.float32)
+
+
+def clean() -> Transitions:
+    """Forty random walks of 25 steps, cut by a time limit."""
+    rng = np.random.default_rng(0)
+    path = rng.normal(size=(E, T + 1, 3)).astype(np.float32)
+    return Transitions(
+        obs=path[:, :-1].reshape(ROWS, 3).copy(),
+        action=rng.uniform(-1, 1, (ROWS, 2)).astype(np.float32),
+        reward=rng.normal(size=ROWS).astype(np.float32),
+        next_obs=path[:, 1:].reshape(ROWS, 3).copy(),
+        terminated=np.zeros(ROWS, bool),
+        truncated=np.arange(ROWS) % T == T - 1,
+        episode=np.repeat(np.arange(E), T),
+    )
+
+
+def spec_of(log: Transitions) -> DatasetSpec:
+    obs_space = Box(-np.inf, np.inf, (log.obs.shape[1],), np.float32)
+    return make_spec("tests/walks-v0", "0" * 8, obs_space, ACTION, log)
+
+
+def inspected(log: Transitions) -> DataReport:
+    return inspect_transitions(log, spec_of(log), behavior_updates=0)
+
+
+def not_finite(log: Transitions) -> Transitions:
+    log.obs[30, 1] = np.nan
+    return log
+
+
+def constant_dimension(log: Transitions) -> Transitions:
+    log.obs[:, 2] = log.next_obs[:, 2] = 1.5
+    return log
+
+
+def huge_dimension(log: Transitions) -> Transitions:
+    log.obs[:, 0] *= 1e5
+    log.next_obs[:, 0] *= 1e5
+    return log
+
+
+def copied_episode(log: Transitions) -> Transitions:
+    for column in (log.obs, log.action, log.reward, log.next_obs):
+        column[T : 2 * T] = column[:T]
+    return log
+
+
+def lost_row(log: Transitions) -> Transitions:
+    log.next_obs[3] += 1e-3
+    return log
+
+
+def limit_as_end(log: Transitions) -> Transitions:
+    return replace(log, terminated=log.truncated, truncated=log.terminated)
+
+
+def clock(log: Transitions) -> Transitions:
+    step = np.arange(ROWS, dtype=np.float32) % T
+    log.obs[:, 0], log.next_obs[:, 0] = step, step + 1
+    return log
+
+
+def frozen_episode(log: Transitions) -> Transitions:
+    log.obs[:T] = log.next_obs[:T] = 0.0
+    return log
+
+
+def few_episodes(log: Transitions) -> Transitions:
+    return log.select_episodes(np.arange(29))
+
+
+def constant_reward(log: Transitions) -> Transitions:
+    log.reward[:] = 1.0
+    return log
+
+
+def clipped_reward(log: Transitions) -> Transitions:
+    np.clip(log.reward, -1.0, None, out=log.reward)
+    return log
+
+
+def still_action(log: Transitions) -> Transitions:
+    log.action[:, 1] = 0.5
+    return log
+
+
+def saturated_action(log: Transitions) -> Transitions:
+    free = log.action[:, 0].copy()
+    log.action[:, 0] = np.sign(free)
+    log.action[::20, 0] = free[::20]
+    return log
+
+
+DEFECTS: dict[str, Callable[[Transitions], Transitions]] = {
+    "finite": not_finite,
+    "constant_dims": constant_dimension,
+    "huge_dims": huge_dimension,
+    "duplicates": copied_episode,
+    "continuity": lost_row,
+    "time_limit": limit_as_end,
+    "time_in_obs": clock,
+    "bad_episodes": frozen_episode,
+    "episodes": few_episodes,
+    "constant_reward": constant_reward,
+    "clipped_reward": clipped_reward,
+    "action_coverage": still_action,
+    "action_saturation": saturated_action,
+}
+
+
+def test_a_clean_log_raises_no_flag() -> None:
+    assert inspected(clean()).flags == []
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_each_defect_raises_exactly_its_flag(name: str) -> None:
+    flags = inspected(DEFECTS[name](clean())).flags
+    assert [one.name for one in flags] == [name]
+    assert flags[0].advice
+
+
+def test_a_constant_reward_that_counts_steps_is_no_defect() -> None:
+    log = clean()
+    log.reward[:] = 1.0
+    kept = np.arange(ROWS) >= 5  # the first episode is shorter, and terminates
+    columns = {name: value[kept] for name, value in vars(log).items() if value is not None}
+    log = Transitions(**columns)
+    log.terminated[T - 6], log.truncated[T - 6] = True, False
+    assert inspected(log).flags == []
+
+
+def test_bad_episodes_are_named() -> None:
+    finding = next(one for one in inspected(frozen_episode(clean())).flags)
+    assert finding.meaning.endswith("at once: 0.")
+
+
+def test_ends_at_the_longest_length_are_no_time_limit_where_others_are_cut_there() -> None:
+    log = clean()
+    half = log.truncated & (log.episode % 2 == 0)
+    log = replace(log, terminated=half, truncated=log.truncated & ~half)
+    assert inspected(log).flags == []
+
+
+def test_an_episode_that_is_cut_off_at_once_is_named() -> None:
+    log = clean()
+    long = replace(log, episode=log.episode // 5, truncated=log.truncated & (log.episode % 5 == 4))
+    long.next_obs[:-1] = long.obs[1:]
+    rows = np.arange(124, ROWS)  # one row is left of the first episode
+    columns = {name: value[rows] for name, value in vars(long).items() if value is not None}
+    bad = [one for one in inspected(Transitions(**columns)).flags if one.name == "bad_episodes"]
+    assert len(bad) == 1 and bad[0].meaning.endswith("at once: 0.")
