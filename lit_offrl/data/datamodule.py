@@ -24,6 +24,7 @@ from lit_offrl.data.sampler import (
 )
 from lit_offrl.data.spec import DatasetSpec
 from lit_offrl.data.transitions import Transitions
+from lit_offrl.data.weighting import Sampling, effective_share, row_weights
 from lit_offrl.errors import InputError
 from lit_offrl.rng import run_seed
 from lit_offrl.scaling import Scaling
@@ -52,6 +53,7 @@ class OfflineDataModule(LightningDataModule):
         top_fraction: Fraction of the training episodes, by return, that is kept (top-k% BC).
         extras: More fields of a batch: `truncated`, `mc_return`, `next_action`, `has_next_action`.
         discount: γ of `mc_return`; nothing else uses it.
+        sampling: Which rows are drawn more often; uniform if null.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class OfflineDataModule(LightningDataModule):
         top_fraction: float = 1.0,
         extras: tuple[str, ...] = (),
         discount: float = 0.99,
+        sampling: Sampling | None = None,
     ) -> None:
         super().__init__()
         self.dataset_id = dataset_id
@@ -84,6 +87,7 @@ class OfflineDataModule(LightningDataModule):
         self.top_fraction = top_fraction
         self.extras = tuple(extras)
         self.discount = discount
+        self.sampling = sampling or Sampling()
         self._seed: int | None = None
         self.replica_seeds: Sequence[int] = ()
         """Seeds that train at once, each on batches of its own, (K, S, B, W); else one does."""
@@ -243,12 +247,24 @@ class OfflineDataModule(LightningDataModule):
         """Blocks of K stacked packed batches (K, B, W), from ``trainer.global_step`` on."""
         assert self.trainer is not None  # Lightning attaches it before it asks
         rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        weights = self._train_weights()
         samplers = [
-            UpdateSampler(self.train_matrix, self.batch_size, seed, rank, ranks)
+            UpdateSampler(self.train_matrix, self.batch_size, seed, rank, ranks, weights)
             for seed in self.replica_seeds or [self.seed]
         ]
         sampler = ReplicaSampler(samplers) if self.replica_seeds else samplers[0]
         return UpdateBlocks(sampler, self.trainer, self.updates_per_step, self.updates_per_epoch)
+
+    def _train_weights(self) -> Tensor | None:
+        """Probabilities of the training rows, (N,); the log gets their effective share."""
+        weights = row_weights(self.sampling, self._loaded[0], self._split[0])
+        if weights is None:
+            return None
+        assert self.trainer is not None
+        for logger in self.trainer.loggers:
+            share = {"data/effective_share": effective_share(weights)}
+            logger.log_metrics(share, step=self.trainer.global_step)
+        return torch.from_numpy(weights)
 
     def val_dataloader(self) -> SequentialBatches | list[Tensor]:
         """Held-out batches (1, B, W), the same on every rank; none without held-out episodes."""

@@ -32,10 +32,17 @@ class UpdateSampler:
         seed: The run's seed.
         rank: This process.
         world_size: Number of processes.
+        weights: Probability of each row, (N,) in float64; None draws uniformly.
     """
 
     def __init__(
-        self, matrix: Tensor, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+        self,
+        matrix: Tensor,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        weights: Tensor | None = None,
     ) -> None:
         if batch_size % world_size:
             raise InputError(
@@ -47,11 +54,17 @@ class UpdateSampler:
         self._seed = seed
         local = batch_size // world_size
         self._slice = slice(rank * local, (rank + 1) * local)
+        self._cumulative = None if weights is None else weights.cumsum(0)
         self._generator = torch.Generator()
 
     def indices(self, update: int) -> Tensor:
-        """Draw the global rows of an update, uniformly with replacement, (B,)."""
+        """Draw the global rows of an update with replacement, (B,)."""
         self._generator.manual_seed(stream_seed(self._seed, update, BATCH_STREAM))
+        if self._cumulative is not None:
+            total = self._cumulative[-1]
+            at = torch.rand(self._batch_size, generator=self._generator, dtype=torch.float64)
+            rows = torch.searchsorted(self._cumulative, at * total, right=True)
+            return rows.clamp(max=len(self._matrix) - 1)  # the product may round up to the total
         return torch.randint(len(self._matrix), (self._batch_size,), generator=self._generator)
 
     def block(self, first_update: int, k: int) -> Tensor:
