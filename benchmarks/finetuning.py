@@ -13,11 +13,13 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ from lit_offrl.online.datamodule import Collecting
 from lit_offrl.online.measures import moving_mean, outcome
 
 ROOT = Path(__file__).resolve().parent.parent
+ONE_AT_A_TIME = threading.Lock()
 MAIN = "from lit_offrl.cli import main; main()"
 
 
@@ -65,16 +68,16 @@ def _sizes(hidden: str) -> tuple[str, ...]:
 
 def pendulum(name: str, config: str, *finetune: str, random_steps: int = 0) -> Cell:
     """A cell of the built-in Pendulum set."""
-    fit = ("-c", f"{config}/classic_control.yaml")
+    fit: tuple[str, ...] = ("-c", f"{config}/classic_control.yaml")
     if config != "iql":
         fit = (*fit, *_sizes("64,64"))
     return Cell(name, "pendulum/mixed", fit, finetune, 10_000, random_steps=random_steps)
 
 
-def hopper(name: str, config: str, updates: int, steps: int, *finetune: str, **more: int) -> Cell:
+def hopper(name: str, config: str, updates: int, steps: int, *finetune: str, **more: Any) -> Cell:
     """A cell of a Hopper set: of medium skill, or for RLPD of medium and expert skill."""
     dataset = "hopper/medium_expert-v0" if "rlpd" in finetune else "hopper/medium-v0"
-    fit = ("-c", f"{config}/mujoco.yaml", "--data.dataset_id", dataset)
+    fit: tuple[str, ...] = ("-c", f"{config}/mujoco.yaml", "--data.dataset_id", dataset)
     fit = (*fit, "--trainer.max_steps", str(updates), "--data.updates_per_epoch", str(updates))
     if config != "iql":
         fit = (*fit, *_sizes("256,256"), "--model.init_args.n_actions", "4")
@@ -82,6 +85,7 @@ def hopper(name: str, config: str, updates: int, steps: int, *finetune: str, **m
 
 
 RLPD = ("--mode", "rlpd", "--model.n_critics", "5")
+FAST = ("--mode", "rlpd", "--model.n_critics", "2", "--model.policy_period", "5")
 SMALL = ("--model.hidden", "[64,64]", "--model.critic_hidden", "[64,64]")
 ALONE = ("--offline_fraction", "0")
 PLAN = [
@@ -90,8 +94,8 @@ PLAN = [
     pendulum("Cal-QL", "cal_ql"),
     pendulum("RLPD", "iql", *RLPD, *SMALL, random_steps=1_000),
     pendulum("SAC (RLPD without log)", "iql", *RLPD, *SMALL, *ALONE, random_steps=1_000),
-    hopper("RLPD", "iql", 100, 30_000, *RLPD, random_steps=1_000),
-    hopper("SAC (RLPD without log)", "iql", 100, 30_000, *RLPD, *ALONE, random_steps=1_000),
+    hopper("RLPD", "iql", 100, 20_000, *FAST, utd=5, random_steps=1_000),
+    hopper("SAC (RLPD without log)", "iql", 100, 20_000, *FAST, *ALONE, utd=5, random_steps=1_000),
     hopper("IQL", "iql", 20_000, 20_000),
     hopper("CQL", "cql", 10_000, 10_000, "--model.policy_lr", "1e-4"),
     hopper("Cal-QL", "cal_ql", 10_000, 10_000, "--model.policy_lr", "1e-4"),
@@ -114,9 +118,11 @@ def train(cell: Cell, seed: int, out: Path) -> dict[str, object]:
     offline = out / f"{cell.dataset.replace('/', '-')}-{cell.fit[1].split('/')[0]}-{seed}"
     run = out / f"{cell.key}-{seed}"
     evaluated = ("--eval_episodes", "10", "--before_episodes", "50", "--progress", "false")
-    if not (offline / "checkpoints" / "last.ckpt").is_file():
-        watched = ("--evaluation.episodes", "0", "--diagnostics", "false")
-        call("fit", *cell.fit, *watched, "--seed_everything", str(seed), "--run_dir", str(offline))
+    with ONE_AT_A_TIME:  # cells share offline runs
+        if not (offline / "checkpoints" / "last.ckpt").is_file():
+            watched = ("--evaluation.episodes", "0", "--diagnostics", "false")
+            where = ("--seed_everything", str(seed), "--run_dir", str(offline))
+            call("fit", *cell.fit, *watched, *where)
     start = time.perf_counter()
     call(
         "finetune",
@@ -124,6 +130,7 @@ def train(cell: Cell, seed: int, out: Path) -> dict[str, object]:
         *cell.finetune,
         *evaluated,
         *("--steps", str(cell.steps), "--eval_every", str(cell.steps // 20)),
+        *("--utd", str(cell.utd)),
         *("--random_steps", str(cell.random_steps), "--seed", str(seed)),
         *("--run_dir", str(run), "--diagnostics", "false", "--ckpt_path", "last"),
     )

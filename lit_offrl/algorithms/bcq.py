@@ -160,7 +160,8 @@ class BCQ(OfflineAlgorithm):
 
     def _propose(self, obs: Tensor, n: int) -> Tensor:
         """Draw actions of G, (n, B, A)."""
-        latent = self.randn(n, len(obs), self.vae.latent_dim).clamp(-0.5, 0.5)
+        # not len(obs), which torch.export takes for a constant
+        latent = self.randn(n, obs.shape[0], self.vae.latent_dim).clamp(-0.5, 0.5)
         return self.vae.decode(obs, latent)
 
     @torch.no_grad()
@@ -168,7 +169,7 @@ class BCQ(OfflineAlgorithm):
         """Best of ``n_candidates`` drawn and perturbed actions at obs (B, O); has no density."""
         candidates = self.perturbation(obs, self._propose(obs, self.n_candidates))  # (N, B, A)
         best = self.q(obs, candidates)[0].argmax(0)  # (B,)
-        return Deterministic(candidates[best, torch.arange(len(obs), device=obs.device)])
+        return Deterministic(candidates[best, torch.arange(obs.shape[0], device=obs.device)])
 
     def q_values(self, obs: Tensor, action: Tensor) -> Tensor:
         """Values of actions, (n, B)."""

@@ -52,4 +52,4 @@ class PEX(IQL):
 
 def _pick(actions: Tensor, which: Tensor) -> Tensor:
     """Take one of actions (2, B, A) at each observation, (B, A)."""
-    return actions[which, torch.arange(len(which), device=which.device)]
+    return actions[which, torch.arange(which.shape[0], device=which.device)]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from lit_offrl import __version__
 from lit_offrl.errors import InputError, RunInterrupted
 
-VERBS = ("inspect", "fit", "finetune", "evaluate", "monitor")
+VERBS = ("inspect", "fit", "finetune", "evaluate", "monitor", "export")
 USAGE = """\
 usage: lit-offrl VERB [options]
 
@@ -25,6 +25,9 @@ usage: lit-offrl VERB [options]
             lit-offrl evaluate runs/pendulum-mixed/iql/seed-0/checkpoints/best.ckpt
   monitor   say whether deployed episodes still match the log and the prediction, or what changed:
             lit-offrl monitor runs/pendulum-mixed/iql/seed-0/checkpoints/best.ckpt DEPLOYED_SET
+
+  export    write a policy that runs without this library, with its model card:
+            lit-offrl export runs/pendulum-mixed/iql/seed-0/checkpoints/best.ckpt
 
 `lit-offrl VERB --help` lists the options of a verb, `lit-offrl --version` the version."""
 

@@ -7,11 +7,12 @@ from lit_offrl.data.spec import DatasetSpec
 from lit_offrl.data.transitions import Transitions
 
 
-def load_dataset(dataset_id: str) -> tuple[Transitions, DatasetSpec]:
+def load_dataset(dataset_id: str, get: bool = True) -> tuple[Transitions, DatasetSpec]:
     """Load a data set, in raw units, from the cache if it was loaded before.
 
     Args:
         dataset_id: Id of a Minari set, of a built-in set, or path of a D4RL ``.hdf5`` file.
+        get: Whether to make or download a set that is not on this machine.
 
     Returns:
         Its transitions (read-only, mapped from the cache) and what is known of it.
@@ -23,7 +24,7 @@ def load_dataset(dataset_id: str) -> tuple[Transitions, DatasetSpec]:
     if dataset_id.endswith((".hdf5", ".h5")):
         source = D4RLSource(dataset_id)
     else:
-        source = MinariSource(*locate(dataset_id))
+        source = MinariSource(*locate(dataset_id, get))
     content_hash = source.content_hash()
     transitions = cached(content_hash, source.read)
     return transitions, source.spec(content_hash, transitions)

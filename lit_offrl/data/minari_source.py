@@ -30,9 +30,16 @@ UNREADABLE = (OSError, ValueError, TypeError, RuntimeError, IndexError, KeyError
 """What h5py and pyarrow raise on files that are damaged."""
 
 
-def locate(dataset_id: str) -> tuple[str, Path]:
-    """Find, make or download a set; return its full id and its ``data`` folder."""
+def locate(dataset_id: str, get: bool = True) -> tuple[str, Path]:
+    """Find, make or download a set; return its full id and its ``data`` folder.
+
+    Args:
+        dataset_id: Its id.
+        get: Whether to make or download what is not there.
+    """
     if not (path := _data_path(dataset_id)).is_dir():
+        if not get:
+            raise InputError(f"There is no data set `{dataset_id}` on this machine.")
         full_id = builtin.resolve(dataset_id)
         with locked(f"get-{full_id or dataset_id}"):
             if full_id is not None:

@@ -1,0 +1,176 @@
+"""The model card: what a policy is, what is known of it, and what it must not be used for."""
+
+import json
+import platform
+from importlib.metadata import version
+from typing import Any
+
+from lit_offrl.algorithms import OfflineAlgorithm
+from lit_offrl.checkpoint import LoadedPolicy
+
+FORMAT = 1
+LOADING = """\
+import numpy, onnxruntime
+session = onnxruntime.InferenceSession("policy.onnx")
+obs = numpy.zeros((1, {obs_dim}), numpy.float32)  # raw observations, flattened
+(action,) = session.run(None, {{"obs": obs}})"""
+LOADING_TORCH = """\
+import torch
+policy = torch.export.load("policy.pt2").module()
+action = policy(torch.zeros(1, {obs_dim}))  # raw observations, flattened"""
+
+
+def make_card(
+    policy: LoadedPolicy,
+    evaluation: dict[str, Any] | None,
+    hashes: dict[str, str],
+    checks: dict[str, float],
+    checked_on: str,
+) -> dict[str, Any]:
+    """Gather everything, in plain types.
+
+    Args:
+        policy: What was trained.
+        evaluation: ``report.json`` of its evaluation, if there is one.
+        hashes: SHA-256 of each file.
+        checks: Largest difference of each graph from the policy.
+        checked_on: How many observations, and which.
+    """
+    spec, scaling, info = policy.spec, policy.scaling, policy.info
+    known = evaluation or {}
+    return {
+        "format": FORMAT,
+        "algorithm": type(policy.algorithm).__name__,
+        "arguments": _plain(policy.algorithm),
+        "updates": info.updates,
+        "seed": info.seed,
+        "discount": policy.algorithm.discount,
+        "online_episodes_spent": info.online_episodes,
+        "data": {
+            "dataset_id": spec.dataset_id,
+            "content_hash": spec.content_hash,
+            "held_out": info.held_out,
+            "split_seed": info.split_seed,
+        },
+        "input": {"name": "obs", "shape": ["batch", spec.obs_dim], "space": spec.obs_space},
+        "output": {"name": "action", "space": spec.action_space},
+        "scaling": scaling.to_dict(),
+        "conclusion": known.get("conclusion", "not evaluated"),
+        "headline": known.get("headline", ""),
+        "why": known.get("why", ""),
+        "estimates": known.get("estimates", []),
+        "lower_bound": known.get("lower_bound"),
+        "behavior_value": known.get("behavior_value"),
+        "findings": [finding.to_dict() for finding in info.findings],
+        "files": hashes,
+        "check": {"observations": checked_on, "largest_difference": checks},
+        "versions": {
+            **{name: version(name) for name in ("lit_offrl", "torch", "lightning")},
+            "python": platform.python_version(),
+        },
+        "intended_use": _intended(spec.dataset_id, known.get("conclusion")),
+        "limits": [
+            "It acts greedily on single observations, and knows nothing of what they leave out.",
+            "It was learned from this log alone: where states or actions differ from the log's, "
+            "nothing is known of what it does.",
+            "No unobserved confounding is assumed; no log can show that.",
+            "It does not say when it is lost: watch it with `lit-offrl monitor`.",
+        ],
+    }
+
+
+def _intended(dataset_id: str, conclusion: str | None) -> str:
+    if conclusion == "use":
+        return f"The task that `{dataset_id}` was recorded in, under the same conditions."
+    if conclusion is None:
+        return "None yet: the policy was not evaluated. Run `lit-offrl evaluate` first."
+    return f"Research on the task of `{dataset_id}`. The evaluation does not support its use."
+
+
+def _plain(algorithm: OfflineAlgorithm) -> dict[str, Any]:
+    """Arguments of the algorithm that JSON can hold."""
+    arguments = dict(algorithm.hparams)
+    return {k: v for k, v in arguments.items() if not k.startswith("_") and _is_plain(v)}
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def to_json(card: dict[str, Any]) -> str:
+    """The card as JSON."""
+    return json.dumps(card, indent=2) + "\n"
+
+
+def to_markdown(card: dict[str, Any]) -> str:
+    """The card for people."""
+    data, check = card["data"], card["check"]
+    differences = ", ".join(
+        f"`{name}` by at most {value:.1e} of the range"
+        for name, value in check["largest_difference"].items()
+    )
+    rows = {
+        "learned from": f"`{data['dataset_id']}`, content {data['content_hash'][:12]}",
+        "updates, seed": f"{card['updates']:,}, {card['seed']}",
+        "discount": card["discount"],
+        "online episodes spent in training": card["online_episodes_spent"],
+        "differs from the trained policy": f"{differences} ({check['observations']})",
+        "versions": ", ".join(f"{k} {v}" for k, v in card["versions"].items()),
+    }
+    loading = LOADING if "policy.onnx" in card["files"] else LOADING_TORCH
+    return "\n".join(
+        [
+            f"# {card['algorithm']} on {data['dataset_id']}",
+            "",
+            f"**{card['conclusion'].upper()}.** {card['headline']} {card['why']}".rstrip(),
+            "",
+            f"Intended use: {card['intended_use']}",
+            "",
+            "| | |",
+            "|---|---|",
+            *(f"| {name} | {value} |" for name, value in rows.items()),
+            "",
+            *_estimates(card),
+            "## Findings of training",
+            "",
+            *(f"- {f['name']} {f['verdict']}: {f['meaning']}" for f in card["findings"]),
+            *(["None."] if not card["findings"] else []),
+            "",
+            "## Limits",
+            "",
+            *(f"- {limit}" for limit in card["limits"]),
+            "",
+            "## Loading",
+            "",
+            "```python",
+            loading.format(obs_dim=card["input"]["shape"][1]),
+            "```",
+            "",
+            "## Files",
+            "",
+            *(f"- `{name}` sha256 {value}" for name, value in card["files"].items()),
+            "",
+        ]
+    )
+
+
+def _estimates(card: dict[str, Any]) -> list[str]:
+    """Off-policy estimates as a table; nothing without an evaluation."""
+    valid = [one for one in card["estimates"] if one.get("value") is not None]
+    if not valid:
+        return []
+    return [
+        "## Off-policy estimates of the discounted return",
+        "",
+        "| estimator | value | interval |",
+        "|---|---|---|",
+        *(f"| {one['name']} | {one['value']:.4g} | {_interval(one)} |" for one in valid),
+        "",
+    ]
+
+
+def _interval(estimate: dict[str, Any]) -> str:
+    low_high = estimate.get("interval")
+    return "" if not low_high else f"{low_high[0]:.4g} to {low_high[1]:.4g}"
