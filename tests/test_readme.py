@@ -89,6 +89,8 @@ def run_shell_command(words: list[str]) -> None:
             assert (Path(checkpoint).parents[1] / "evaluation" / "best" / "report.html").is_file()
         case ["lit-offrl", "finetune", checkpoint, *_]:
             main(["finetune", checkpoint, *FEW_STEPS])
+        case ["lit-offrl", "collect", *options]:
+            main(["collect", *options, "--steps=400"])
         case ["lit-offrl", "export", checkpoint]:
             main(["export", checkpoint])
             assert (Path(checkpoint).parents[1] / "export" / "best" / "policy.onnx").is_file()

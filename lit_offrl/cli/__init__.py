@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from lit_offrl import __version__
 from lit_offrl.errors import InputError, RunInterrupted
 
-VERBS = ("inspect", "fit", "finetune", "evaluate", "monitor", "export")
+VERBS = ("inspect", "fit", "finetune", "evaluate", "monitor", "collect", "export")
 USAGE = """\
 usage: lit-offrl VERB [options]
 
@@ -26,6 +26,8 @@ usage: lit-offrl VERB [options]
   monitor   say whether deployed episodes still match the log and the prediction, or what changed:
             lit-offrl monitor runs/pendulum-mixed/iql/seed-0/checkpoints/best.ckpt DEPLOYED_SET
 
+  collect   record policies in an environment as a Minari set:
+            lit-offrl collect --env Pendulum-v1 --steps 10000 --dataset_id my/random-v0
   export    write a policy that runs without this library, with its model card:
             lit-offrl export runs/pendulum-mixed/iql/seed-0/checkpoints/best.ckpt
 

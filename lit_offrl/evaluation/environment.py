@@ -61,7 +61,7 @@ def make_env(spec: DatasetSpec, env_id: str | None = None) -> gym.Env[Any, Any]:
             f"{_what_to_install(env_id)}."
         ) from None
     try:
-        _check_spaces(env, env_id, spec)
+        check_spaces(env, env_id, spec)
     except InputError:
         env.close()
         raise
@@ -152,7 +152,12 @@ def _what_to_install(env_id: str) -> str:
     return "install the package that registers it"
 
 
-def _check_spaces(env: gym.Env[Any, Any], env_id: str, spec: DatasetSpec) -> None:
+def check_spaces(env: gym.Env[Any, Any], env_id: str, spec: DatasetSpec) -> None:
+    """Refuse an environment whose spaces are not a data set's.
+
+    Raises:
+        InputError: If they are not.
+    """
     for kind, stored in (("observation", spec.obs_space), ("action", spec.action_space)):
         wanted: Space[Any] = deserialize_space(stored)
         found: Space[Any] = getattr(env, f"{kind}_space")

@@ -62,7 +62,7 @@ def line_id(fault: str = "", at: int = 2) -> str:
     """Register the environment and return its id."""
     env_id = f"tests/Line{fault.title().replace('_', '')}{at}-v0"
     if env_id not in gym.registry:
-        gym.register(env_id, lambda **_: Line(fault, at))
+        gym.register(env_id, "tests.online.toys:Line", kwargs={"fault": fault, "at": at})
     return env_id
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import minari
 from filelock import FileLock
-from minari.namespace import create_namespace, list_local_namespaces
 
 from lit_offrl.data.builtin import cartpole, gridworld, icu_sepsis, pendulum
+from lit_offrl.data.builtin.placing import is_made, make_whole, minari_root
 from lit_offrl.errors import InputError
 
 __all__ = ["BUILTIN", "ensure", "resolve"]
@@ -39,7 +36,7 @@ def resolve(dataset_id: str) -> str | None:
     """
     if dataset_id in BUILTIN:
         return dataset_id
-    if (_root() / dataset_id / "data").exists():
+    if (minari_root() / dataset_id / "data").exists():
         return None
     for full in BUILTIN:
         unversioned = re.sub(r"-v\d+$", "", full)
@@ -60,13 +57,13 @@ def ensure(dataset_id: str) -> None:
     full = resolve(dataset_id)
     if full is None:
         raise InputError(f"{dataset_id!r} is not a built-in set: take one of {sorted(BUILTIN)}.")
-    root = _root()
-    if _is_made(root, full):
+    root = minari_root()
+    if is_made(root, full):
         return
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / ".lit_offrl.lock"):
-            if not _is_made(root, full):
+            if not is_made(root, full):
                 _make(root, full)
     except OSError as error:
         raise InputError(
@@ -75,44 +72,7 @@ def ensure(dataset_id: str) -> None:
         ) from error
 
 
-def _root() -> Path:
-    """Find the user's Minari folder, which Minari's own function would create."""
-    folder = os.environ.get("MINARI_DATASETS_PATH")
-    return Path.home() / ".minari" / "datasets" if folder is None else Path(folder)
-
-
-def _is_made(root: Path, full: str) -> bool:
-    return (root / full / "data" / "metadata.json").is_file()
-
-
 def _make(root: Path, full: str) -> None:
-    """Make the set in a folder that Minari does not list, then move it; the lock is held."""
-    partial = root / ".lit_offrl-partial"
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    """Make the set; the lock is held."""
     print(f"Making the built-in set {full} in {root} (once, under 30 s) ...", flush=True)
-    try:
-        with _minari_folder(partial):
-            BUILTIN[full]()
-        namespace = full.rpartition("/")[0]
-        known = list_local_namespaces()
-        if NAMESPACE not in known:
-            create_namespace(NAMESPACE, NAMESPACE_DESCRIPTION)
-        if namespace not in known:
-            create_namespace(namespace)
-        os.replace(partial / full, root / full)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-@contextmanager
-def _minari_folder(path: Path) -> Iterator[None]:
-    """Let Minari write somewhere else for a while."""
-    before = os.environ.get("MINARI_DATASETS_PATH")
-    os.environ["MINARI_DATASETS_PATH"] = str(path)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["MINARI_DATASETS_PATH"]
-        else:
-            os.environ["MINARI_DATASETS_PATH"] = before
+    make_whole(root, full, BUILTIN[full], {NAMESPACE: NAMESPACE_DESCRIPTION})

@@ -1,0 +1,73 @@
+"""A checkpoint as what acts in an environment that is recorded."""
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from lit_offrl.checkpoint import LoadedPolicy
+from lit_offrl.errors import InputError
+from lit_offrl.evaluation import RawPolicy
+from lit_offrl.evaluation.environment import check_spaces
+from lit_offrl.online.exploration import Exploration
+from lit_offrl.policies import Categorical, Distribution, TanhGaussian
+
+
+class _Sampling(RawPolicy):
+    """Draws actions, and remembers their log-probability."""
+
+    def __init__(self, policy: LoadedPolicy, exploration: Exploration) -> None:
+        super().__init__(policy.algorithm, policy.spec, policy.scaling)
+        self._act = self._draw
+        self._exploration = exploration
+        self._policy: Callable[[Tensor], Distribution] = policy.algorithm.policy
+        self.log_prob: float | None = None
+
+    def _draw(self, obs: Tensor) -> Tensor:
+        distribution = self._exploration.widened(self._policy(obs))
+        action = distribution.sample()
+        self.log_prob = self._density(distribution, action)
+        return action.clamp(-1, 1) if action.is_floating_point() else action
+
+    def _density(self, distribution: Distribution, action: Tensor) -> float | None:
+        """Log-probability of a drawn action in raw units; None where it has none.
+
+        A Gaussian's draws are clipped to the bounds, where they have no density.
+        """
+        if isinstance(distribution, Categorical):
+            return float(distribution.log_prob(action))
+        low, high = self.scaling.action_low, self.scaling.action_high
+        greedy = self._exploration.sample_scale == 0
+        if not isinstance(distribution, TanhGaussian) or low is None or high is None or greedy:
+            return None
+        return float(distribution.log_prob(action)) - float(((high - low) / 2).log().sum())
+
+
+def checkpoint_act(
+    policy: LoadedPolicy, env: gym.Env[Any, Any], exploration: Exploration
+) -> Callable[[Any, np.random.Generator], tuple[Any, float | None]]:
+    """Return what acts as a checkpoint's policy does, with noise.
+
+    Args:
+        policy: What was trained.
+        env: Where it acts.
+        exploration: How far it strays.
+
+    Raises:
+        InputError: If the environment has other spaces.
+    """
+    env_id = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+    check_spaces(env, env_id, policy.spec)
+    if exploration.kl_budget is not None:
+        raise InputError("`kl_budget` is for fine-tuning: leave it out.")
+    sampling = _Sampling(policy, exploration)
+
+    def act(obs: Any, rng: np.random.Generator) -> tuple[Any, float | None]:
+        with torch.no_grad():
+            action = sampling(obs)
+        return action, sampling.log_prob
+
+    return act

@@ -1,0 +1,32 @@
+import pytest
+
+from tests.cli.running import Fit, run
+
+RECORD = ["collect", "--env", "Pendulum-v1", "--dataset_id", "mine/random-v0", "--episodes", "3"]
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", f"{tmp_path}/minari")
+
+
+def test_what_was_recorded_can_be_trained_on_and_recorded_again(
+    capsys: pytest.CaptureFixture[str], fit: Fit
+) -> None:
+    outcome = run(capsys, [*RECORD, "--policy", "random"])
+    assert outcome.code == 0, outcome.err
+    assert "holds 600 steps in 3 episodes, with logged propensities" in outcome.out
+    trained = fit("--run_dir", "run", data__dataset_id="mine/random-v0", trainer__max_steps=4)
+    assert trained.code == 0, trained.err
+    mixture = ["--policy", "run/checkpoints/last.ckpt", "random", "--share", "1"]
+    again = [*RECORD[:3], "--dataset_id", "mine/mixed-v0", "--steps", "800", *mixture]
+    outcome = run(capsys, [*again, "1"])
+    assert outcome.code == 0, outcome.err
+    assert "holds 800 steps in 4 episodes, without logged propensities" in outcome.out
+    assert "There is a set" in run(capsys, [*again, "1"]).complaint
+    assert "2 policies and 1 shares" in run(capsys, again).complaint
+
+
+def test_missing_options_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "env" in run(capsys, ["collect", "--dataset_id", "mine/x-v0"]).complaint
+    assert "either `--steps` or `--episodes`" in run(capsys, RECORD[:5]).complaint

@@ -1,0 +1,243 @@
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import minari
+import numpy as np
+import pytest
+import torch
+
+from lit_offrl.algorithms import CQL, IQL, TD3BC, DiscreteCQL, DiscreteIQL, OfflineAlgorithm
+from lit_offrl.checkpoint import LoadedPolicy, TrainingInfo
+from lit_offrl.data import Transitions, load_dataset
+from lit_offrl.errors import EnvironmentFailed, InputError
+from lit_offrl.online import collecting
+from lit_offrl.online.acting import checkpoint_act
+from lit_offrl.online.collecting import Recipe, collect
+from lit_offrl.online.exploration import Exploration
+from tests.evaluation.fakes import identity_scaling, spec_of_env
+from tests.online.toys import line_id
+
+ENV = "CartPole-v1"
+
+
+@pytest.fixture(autouse=True)
+def minari_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    monkeypatch.setenv("LIT_OFFRL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "minari"
+
+
+def left(obs: Any, rng: np.random.Generator) -> int:
+    return 0
+
+
+def mostly_right(obs: Any, rng: np.random.Generator) -> tuple[int, float]:
+    right = rng.random() < 0.8
+    return int(right), math.log(0.8 if right else 0.2)
+
+
+def recipe(*policies: str, **changed: Any) -> Recipe:
+    given: dict[str, Any] = {
+        "env_id": ENV,
+        "policies": policies or ("random",),
+        "shares": (1.0,) * max(1, len(policies)),
+        "dataset_id": "mine/mixed-v0",
+        "steps": 300,
+        "episodes": None,
+        "seed": 0,
+        "exploration": Exploration(),
+    }
+    return Recipe(**{**given, **changed})
+
+
+LEFT, RIGHT = "tests.online.test_collecting:left", "tests.online.test_collecting:mostly_right"
+
+
+def recorded(wanted: Recipe) -> Transitions:
+    collect(wanted)
+    return load_dataset(wanted.dataset_id)[0]
+
+
+def behaviors(dataset_id: str) -> list[str]:
+    storage = minari.load_dataset(dataset_id).storage
+    return [str(e["behavior"]) for e in storage.get_episode_metadata(range(storage.total_episodes))]
+
+
+def test_random_actions_are_uniform_and_carry_their_probability() -> None:
+    rows = recorded(recipe(steps=2000))
+    assert rows.behavior_log_prob is not None
+    np.testing.assert_allclose(rows.behavior_log_prob, -math.log(2), rtol=1e-6)
+    assert abs(rows.action.mean() - 0.5) < 0.05
+    assert len(rows) >= 2000 > len(rows) - np.diff(rows.episode_bounds)[-1]
+    assert len(np.unique(rows.obs[rows.episode_bounds[:-1]], axis=0)) == rows.n_episodes
+
+
+def test_a_mixture_has_the_shares_asked_for() -> None:
+    wanted = recipe(LEFT, RIGHT, shares=(1.0, 3.0), steps=1000)
+    rows = recorded(wanted)
+    who = np.array(behaviors(wanted.dataset_id))
+    lengths = np.diff(rows.episode_bounds)
+    share = lengths[who == LEFT].sum() / lengths.sum()
+    assert share == pytest.approx(0.25, abs=0.02)
+    assert (rows.action[np.repeat(who == LEFT, lengths)] == 0).all()
+    assert rows.behavior_log_prob is None  # `left` does not say
+
+
+def test_a_functions_probabilities_are_kept() -> None:
+    rows = recorded(recipe(RIGHT))
+    assert rows.behavior_log_prob is not None
+    wanted = np.where(rows.action == 1, math.log(0.8), math.log(0.2))
+    np.testing.assert_allclose(rows.behavior_log_prob, wanted, rtol=1e-6)
+
+
+def test_time_limits_and_ends_are_kept_apart() -> None:
+    rows = recorded(recipe(env_id=line_id(), episodes=3, steps=None))
+    ends = rows.episode_bounds[1:] - 1
+    assert (rows.truncated[ends] ^ rows.terminated[ends]).all()
+    np.testing.assert_allclose(rows.next_obs[ends, 1], np.diff(rows.episode_bounds))
+
+
+def test_the_same_recipe_gives_the_same_set_and_another_seed_another() -> None:
+    one = recorded(recipe(RIGHT))
+    two = recorded(recipe(RIGHT, dataset_id="mine/again-v0"))
+    other = recorded(recipe(RIGHT, dataset_id="mine/other-v0", seed=1))
+    np.testing.assert_array_equal(one.obs, two.obs)
+    np.testing.assert_array_equal(one.action, two.action)
+    assert len(one) != len(other) or not np.array_equal(one.obs, other.obs)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("moment", [1, 4])
+def test_a_recording_that_was_killed_goes_on(
+    moment: int, minari_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = recorded(recipe(RIGHT, dataset_id="mine/whole-v0"))
+    played: list[int] = []
+    real = collecting._play
+
+    def dying(*arguments: Any) -> Any:
+        nonlocal moment
+        if len(played) == moment:
+            moment = -1
+            raise Killed
+        played.append(arguments[-1])
+        return real(*arguments)
+
+    monkeypatch.setattr(collecting, "_play", dying)
+    with pytest.raises(Killed):
+        collect(recipe(RIGHT))
+    assert not (minari_folder / "mine" / "mixed-v0").exists()
+    again = recorded(recipe(RIGHT))
+    assert played == list(range(len(played)))  # no episode twice
+    np.testing.assert_array_equal(again.obs, whole.obs)
+    np.testing.assert_array_equal(again.behavior_log_prob, whole.behavior_log_prob)
+    assert [p.name for p in minari_folder.iterdir() if p.name.startswith(".collect")] == []
+
+
+def test_another_recording_of_the_same_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(collecting, "_play", lambda *_: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            collect(recipe(RIGHT))
+    with pytest.raises(InputError, match="holds another recording"):
+        collect(recipe(RIGHT, seed=1))
+    collect(recipe(RIGHT))
+    with pytest.raises(InputError, match="There is a set `mine/mixed-v0`"):
+        collect(recipe(RIGHT))
+
+
+def test_reference_scores_are_measured() -> None:
+    collect(recipe(RIGHT, steps=50, ref_scores=True))
+    spec = load_dataset("mine/mixed-v0")[1]
+    assert spec.ref_min_score is not None and 10 < spec.ref_min_score < 40
+    assert spec.ref_max_score is not None and 5 < spec.ref_max_score < 30
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"), [("raise", "the arm is stuck"), ("nan_reward", "not finite at step 1")]
+)
+def test_an_environment_that_fails_keeps_the_episodes_before(
+    fault: str, message: str, minari_folder: Path
+) -> None:
+    with pytest.raises(EnvironmentFailed, match=message):
+        collect(recipe(env_id=line_id(fault), steps=50))
+    assert (minari_folder / ".collect-mine-mixed-v0" / "recipe.json").is_file()
+
+
+def policy_of(algorithm: OfflineAlgorithm, env_id: str) -> LoadedPolicy:
+    spec = spec_of_env(env_id)
+    return LoadedPolicy(algorithm.eval(), spec, identity_scaling(spec), TrainingInfo(0, 0))
+
+
+CASES: list[tuple[str, Callable[[], OfflineAlgorithm], Exploration]] = [
+    ("CartPole-v1", lambda: DiscreteIQL(4, 2, hidden=(8,)), Exploration(epsilon=0.3)),
+    ("CartPole-v1", lambda: DiscreteCQL(4, 2, hidden=(8,)), Exploration(epsilon=0.3)),
+    ("Pendulum-v1", lambda: CQL(3, 1, (8,), (8,)), Exploration()),
+]
+
+
+@pytest.mark.parametrize(("env_id", "make", "exploration"), CASES)
+def test_a_checkpoints_probabilities_are_those_it_draws_with(
+    env_id: str, make: Callable[[], OfflineAlgorithm], exploration: Exploration
+) -> None:
+    policy, env = policy_of(make(), env_id), gym.make(env_id)
+    act = checkpoint_act(policy, env, exploration)
+    obs, _ = env.reset(seed=0)
+    torch.manual_seed(0)
+    drawn = [act(obs, np.random.default_rng(0)) for _ in range(2000)]
+    density = np.exp([log_prob for _, log_prob in drawn])  # type: ignore[arg-type]
+    actions = np.array([np.asarray(action).ravel()[0] for action, _ in drawn])
+    if env_id == "CartPole-v1":
+        for value in np.unique(actions):
+            share = (actions == value).mean()
+            assert density[actions == value] == pytest.approx(share, abs=0.04)
+        return
+    counts, edges = np.histogram(actions, bins=8)
+    for count, low, high in zip(counts, edges, edges[1:], strict=False):
+        inside = (actions >= low) & (actions < high)
+        if count > 200:
+            assert count / 2000 / (high - low) == pytest.approx(density[inside].mean(), rel=0.2)
+
+
+@pytest.mark.parametrize("make", [lambda: IQL(3, 1, (8,)), lambda: TD3BC(3, 1, (8,))])
+def test_actions_that_are_clipped_have_no_probability(make: Callable[[], Any]) -> None:
+    policy, env = policy_of(make(), "Pendulum-v1"), gym.make("Pendulum-v1")
+    action, log_prob = checkpoint_act(policy, env, Exploration())(
+        env.reset(seed=0)[0], np.random.default_rng(0)
+    )
+    assert log_prob is None and action in env.action_space
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"shares": (1.0, 2.0)}, "1 policies and 2 shares"),
+        ({"shares": (0.0,)}, "must be positive"),
+        ({"episodes": 3}, "either `--steps` or `--episodes`"),
+        ({"steps": 0}, "at least 1"),
+        ({"dataset_id": "no version"}, "no id of a set"),
+    ],
+)
+def test_wrong_recipes_are_named(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        recipe(**changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"policies": ("nobody",)}, "There is no policy `nobody`"),
+        ({"policies": ("tests.nowhere:act",)}, "cannot be imported"),
+        ({"policies": ("none.ckpt",)}, "is not there"),
+        ({"env_id": "Nowhere-v0"}, "cannot be made"),
+    ],
+)
+def test_wrong_names_are_named(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        collect(recipe(**changed))
