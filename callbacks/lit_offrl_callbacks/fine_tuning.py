@@ -11,7 +11,7 @@ from lit_offrl.errors import EnvironmentFailed, InputError, NotApplicableError
 from lit_offrl.evaluation import RawPolicy, evaluate
 from lit_offrl.evaluation.diagnosis.divergence import policy_kl
 from lit_offrl.evaluation.environment import make_env
-from lit_offrl.evaluation.finding import Finding, not_applicable
+from lit_offrl.evaluation.finding import Finding
 from lit_offrl.evaluation.probe import make_probe, return_facts
 from lit_offrl.online.datamodule import FineTuneDataModule
 from lit_offrl.online.findings import (
@@ -158,7 +158,7 @@ class FineTuning(Diagnostic):
                 policy: Any = pl_module.policy(obs)  # type: ignore[operator]
                 bits = policy_kl(policy, offline.to(parameter.device).policy(obs), noise)[0]
             except NotApplicableError as error:
-                return not_applicable("finetune_kl", str(error))
+                return distance_finding(None, str(error))
         return distance_finding(float(bits.mean()))
 
     def curves(self) -> list[Curve]:

@@ -14,9 +14,10 @@ QUESTIONS = {
     "confounding": "Did those who acted know something that the observations do not hold?",
 }
 CHANGES = {
-    "can_collect": "if yes, and it is neither expensive nor dangerous: use online RL instead",
-    "expensive": "if no: online RL may be the right answer",
-    "dangerous": "if yes: start with the most conservative candidate",
+    "can_collect": "if yes: online RL where that is cheap and safe, fine-tuning where it is dear",
+    "expensive": "if you can collect: if no, and nothing is dangerous, online RL; if yes, "
+    "fine-tuning",
+    "dangerous": "if yes: the most conservative candidate first, and no exploration",
     "confounding": "if yes: this log cannot support a conclusion",
 }
 
@@ -36,6 +37,17 @@ class Answers:
     expensive: bool | None = None
     dangerous: bool | None = None
     confounding: bool | None = None
+
+    @property
+    def cheap_and_safe(self) -> bool:
+        """Whether all three answers together speak for online RL."""
+        answers = (self.can_collect, self.expensive, self.dangerous)
+        return answers == (True, False, False)
+
+    @property
+    def can_afford_some(self) -> bool:
+        """Whether a few episodes can be collected without harm, at a price."""
+        return self.can_collect is True and self.expensive is True and not self.dangerous
 
     def open(self) -> list[str]:
         """Each open question with what its answer would change."""

@@ -1,6 +1,6 @@
 """Which algorithms to try first, and why: a ranked list, never an oracle's answer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,17 +9,41 @@ from minari.serialization import deserialize_space
 
 from lit_offrl.data.spec import DatasetSpec
 from lit_offrl.evaluation.finding import Finding
+from lit_offrl.inspection.evidence import RULES, Evidence, Rule, read_evidence
 from lit_offrl.inspection.questions import Answers
-from lit_offrl.inspection.thresholds import DETERMINISTIC, FEW_GOOD, MIN_EPISODES, SPARSE
 
 Confidence = Literal["low", "medium"]
-HIGH_QUALITY, VARIED = 0.8, 1.5
-"""Trajectory quality, and effective actions per state, that count as high."""
 DOMAINS = {
     "antmaze": ("antmaze", "pointmaze"),
     "adroit": ("door", "pen", "hammer", "relocate"),
     "classic_control": ("pendulum", "cartpole", "mountaincar", "acrobot"),
 }
+CONSERVATIVE = ("BC", "BCQ", "TD3BC", "IQL", "ReBRAC", "AWAC", "CQL", "CalQL", "DQN", "RLPD")
+"""From the one that stays nearest to the logged actions to the one that explores most."""
+IMITATION = "none: it only imitates"
+BOX = {
+    "BC": ("bc", IMITATION),
+    "IQL": ("iql", "`expectile` 0.7"),
+    "TD3BC": ("td3_bc", "the config's `bc_alpha`, less if Q grows"),
+    "CQL": ("cql", "the config's `cql_alpha`"),
+    "ReBRAC": ("rebrac", "the config's `policy_penalty`, more if Q grows"),
+    "AWAC": ("awac", "the config's `awr_temperature`"),
+    "CalQL": ("cal_ql", "the config's `cql_alpha`"),
+    "RLPD": ("rlpd", "none: for `lit-offrl finetune --mode rlpd`"),
+}
+"""Folder of the config of each algorithm that is considered, and its conservatism at the start;
+what comes first is preferred where points are equal."""
+DISCRETE = {
+    "BC": ("bc", IMITATION),
+    "CQL": ("discrete_cql", "the config's `cql_alpha`"),
+    "IQL": ("discrete_iql", "`expectile` 0.7"),
+    "BCQ": ("discrete_bcq", "`bcq_threshold` 0.3"),
+    "CalQL": ("discrete_cal_ql", "the config's `cql_alpha`"),
+    "DQN": ("dqn", "none: it trusts every value"),
+}
+"""The same for discrete actions."""
+SHOWN, STRONG = 4, 4
+"""Candidates that are shown, and points from which on confidence is medium."""
 
 
 @dataclass(frozen=True)
@@ -78,123 +102,77 @@ def recommend(
         answers: What the user said.
     """
     answers = answers or Answers()
-    by_name = {finding.name: finding for finding in findings}
-    if stop := _stopped(by_name, answers):
+    if stop := _stopped(findings, answers):
         return Recommendation(stop, (), answers.open())
-    candidates = [*_candidates(by_name, spec, answers), *_baselines(spec)]
-    unique = {one.algorithm: one for one in reversed(candidates)}  # the first of a name stays
-    ranked = [one for one in candidates if unique[one.algorithm] is one]
-    others = [one.algorithm for one in ranked if one.evidence != "baseline"]
-    sentence = f"Try {', '.join(others)} in this order; judge each against BC and 10 % BC."
-    if answers.can_collect and answers.expensive is False and answers.dangerous is False:
-        sentence = f"Online RL may be the right answer: data are cheap and safe. Else: {sentence}"
-    return Recommendation(sentence, ranked, answers.open())
+    domain = domain_of(spec)
+    ranked = ranking(read_evidence(findings, spec, answers), domain)
+    names = [one.algorithm for one in ranked]
+    sentence = f"Try {', '.join(names)} in this order; judge each against BC and 10 % BC."
+    if answers.cheap_and_safe:
+        sentence = f"Online RL may be the right answer: data are cheap and safe. {sentence}"
+    elif answers.dangerous:
+        sentence += " A bad action does harm: the most conservative stands first."
+    baselines = [one for one in _baselines(spec.discrete, domain) if one.algorithm not in names]
+    return Recommendation(sentence, [*ranked, *baselines], answers.open())
 
 
-def _stopped(found: Mapping[str, Finding], answers: Answers) -> str:
+def _stopped(findings: Sequence[Finding], answers: Answers) -> str:
     """Why the log supports no policy, or nothing."""
     if answers.confounding:
         return (
             "This log cannot support a conclusion: no offline RL algorithm or estimator here "
             "repairs unobserved confounding. Record what the deciders knew, or randomize."
         )
-    broken = [name for name, finding in found.items() if finding.verdict == "fail"]
+    broken = [one.name for one in findings if one.verdict == "fail"]
     if broken:
         return f"This log cannot support a policy as it is: repair {', '.join(broken)} first."
     return ""
 
 
-def _value(found: Mapping[str, Finding], name: str, otherwise: float) -> float:
-    finding = found.get(name)
-    return otherwise if finding is None or finding.value is None else finding.value
+def ranking(evidence: Evidence, domain: str) -> list[Candidate]:
+    """Add up the points of the rules that hold, and make candidates of the best.
+
+    Args:
+        evidence: What is known of the log.
+        domain: Name of the configs.
+    """
+    rules = [rule for rule in RULES if rule.holds(evidence)]
+    known = DISCRETE if evidence.discrete else BOX
+    points = {name: sum(rule.points.get(name, 0) for rule in rules) for name in known}
+    best = sorted((n for n in points if points[n] > 0), key=lambda n: -points[n])[:SHOWN]
+    if evidence.answers.dangerous:
+        best.sort(key=CONSERVATIVE.index)
+    return [_candidate(name, points[name], rules, evidence, domain) for name in best]
 
 
-def _candidates(
-    found: Mapping[str, Finding], spec: DatasetSpec, answers: Answers
-) -> list[Candidate]:
-    """Candidates of science's table, first those whose evidence is strongest."""
-    domain = domain_of(spec)
-    if spec.discrete:
-        return _discrete(found, domain, answers)
-    few = _value(found, "episodes", 1e9) < MIN_EPISODES
-    sparse = _value(found, "reward_sparsity", 0.0) >= SPARSE
-    quality = _value(found, "trajectory_quality", 0.0)
-    good = _value(found, "expert_share", 1.0)
-    iql, td3 = f"configs/iql/{domain}.yaml", f"configs/td3_bc/{domain}.yaml"
-    if few:
-        n = _value(found, "episodes", 0.0)
-        why = f"{n:.0f} episodes, as few as Adroit's human sets: CORL's table favors BC and IQL"
-        return [
-            Candidate("BC", _bc(spec), "none: it only imitates", why, "medium"),
-            Candidate("IQL", iql, "the config's `expectile`; not TD3+BC or SAC-N", why),
-        ]
-    if sparse:
-        why = "sparse rewards: parts of episodes must be joined (CORL's AntMaze table)"
-        cal_ql = f"configs/cal_ql/{domain}.yaml"
-        return [
-            Candidate("IQL", iql, "`expectile` 0.9", why, "medium"),
-            Candidate("CalQL", cal_ql, "the config's `cql_alpha`", why),
-        ]
-    if quality >= HIGH_QUALITY and answers.dangerous is not False:
-        why = f"the mean return is {quality:.0%} of the way up: BC is competitive"
-        return [
-            Candidate("BC", _bc(spec), "none: it only imitates", why, "medium"),
-            Candidate("TD3BC", td3, "the config's `bc_alpha`, then more", why),
-        ]
-    why = f"mixed returns, {good:.0%} good episodes"
-    if good < FEW_GOOD:
-        why += ": weight the batches by advantage or return too (Hong et al. 2023)"
-    ranked = [
-        Candidate("IQL", iql, "`expectile` 0.7", why, "medium"),
-        Candidate("TD3BC", td3, "the config's; raise the BC term if Q grows", why),
-    ]
-    varied = _value(found, "actions_per_state", 0.0)
-    if varied >= VARIED and not answers.dangerous:
-        why = f"{varied:.1f} effective actions per dimension and state: replay-like coverage"
-        ranked.append(Candidate("CQL", f"configs/cql/{domain}.yaml", "`cql_alpha` 5", why))
-    return ranked
-
-
-def _discrete(found: Mapping[str, Finding], domain: str, answers: Answers) -> list[Candidate]:
-    narrow = _value(found, "determinism", 0.0) > DETERMINISTIC
-    varied = _value(found, "actions_per_state", 0.0)
-    bcq = Candidate(
-        "DiscreteBCQ",
-        f"configs/discrete_bcq/{domain}.yaml",
-        "`bcq_threshold` 0.3",
-        "it takes no action that the log hardly took",
-        "medium" if narrow or answers.dangerous else "low",
+def _candidate(
+    name: str, points: int, rules: Sequence[Rule], evidence: Evidence, domain: str
+) -> Candidate:
+    """Gather what the rules say for an algorithm."""
+    speaking = [rule for rule in rules if rule.points.get(name, 0) > 0]
+    folder, start = (DISCRETE if evidence.discrete else BOX)[name]
+    for rule in speaking:
+        start = rule.starts.get(name, start)
+    return Candidate(
+        f"Discrete{name}" if folder.startswith("discrete_") else name,
+        " ".join(
+            [_config(folder, domain, evidence.discrete), *(r.option for r in speaking)]
+        ).strip(),
+        start,
+        "; ".join(rule.why.format(e=evidence) for rule in speaking),
+        "medium" if points >= STRONG else "low",
     )
-    cql = Candidate(
-        "DiscreteCQL",
-        f"configs/discrete_cql/{domain}.yaml",
-        "the config's `cql_alpha`",
-        f"{varied:.1f} effective actions per state: the DQN family needs coverage",
-        "medium" if varied >= VARIED else "low",
-    )
-    iql = Candidate(
-        "DiscreteIQL",
-        f"configs/discrete_iql/{domain}.yaml",
-        "`expectile` 0.7",
-        "it never asks for the value of an action outside the log",
-    )
-    return [bcq, iql] if narrow or answers.dangerous else [cql, bcq, iql]
 
 
-def _bc(spec: DatasetSpec) -> str:
-    domain = domain_of(spec)
-    discrete = spec.discrete and domain == "classic_control"
-    return f"configs/bc/{domain}{'_discrete' if discrete else ''}.yaml"
+def _config(folder: str, domain: str, discrete: bool) -> str:
+    ending = "_discrete" if (folder, domain, discrete) == ("bc", "classic_control", True) else ""
+    return f"configs/{folder}/{domain}{ending}.yaml"
 
 
-def _baselines(spec: DatasetSpec) -> list[Candidate]:
+def _baselines(discrete: bool, domain: str) -> list[Candidate]:
+    config = _config("bc", domain, discrete)
+    best = f"{config} with `--data.top_fraction 0.1`"
     return [
-        Candidate("BC", _bc(spec), "none: it only imitates", "baseline", "medium"),
-        Candidate(
-            "10 % BC",
-            f"{_bc(spec)} with `--data.top_fraction 0.1`",
-            "none: it imitates the best episodes",
-            "baseline",
-            "medium",
-        ),
+        Candidate("BC", config, IMITATION, "baseline", "medium"),
+        Candidate("10 % BC", best, "none: it imitates the best episodes", "baseline", "medium"),
     ]

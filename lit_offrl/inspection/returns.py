@@ -2,12 +2,12 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import skew
+from scipy.stats import skew, spearmanr
 
 from lit_offrl.data import Transitions
 from lit_offrl.data.spec import DatasetSpec
 from lit_offrl.evaluation.finding import Finding, not_applicable
-from lit_offrl.inspection.thresholds import EXPERT, MIN_EPISODES
+from lit_offrl.inspection.thresholds import EXPERT, MIN_EPISODES, TREND
 
 Floats = NDArray[np.float64]
 
@@ -45,41 +45,66 @@ def scale_of(returns: Floats, spec: DatasetSpec) -> tuple[float, float, str]:
 def return_findings(transitions: Transitions, spec: DatasetSpec) -> list[Finding]:
     """Measure episodes and returns."""
     returns = transitions.returns()  # (E,)
-    low, high, source = scale_of(returns, spec)
-    quality, good = trajectory_quality(returns, low, high), good_share(returns, low, high)
     q = np.quantile(returns, [0, 0.25, 0.5, 0.75, 1])
-    spread = positive_sided_variance(returns)
     lopsided = float(skew(returns)) if returns.std() > 0 else 0.0
+    summary = Finding(
+        "returns",
+        "ok",
+        f"Returns: min {q[0]:.4g}, quartiles {q[1]:.4g}, {q[2]:.4g}, {q[3]:.4g}, max "
+        f"{q[4]:.4g}; mean {returns.mean():.4g}, skew {lopsided:.2f}.",
+        value=float(returns.mean()),
+    )
+    scaled = _scaled_findings(returns, spec)
     return [
         _episodes(transitions),
-        Finding(
-            "returns",
-            "ok",
-            f"Returns: min {q[0]:.4g}, quartiles {q[1]:.4g}, {q[2]:.4g}, {q[3]:.4g}, max "
-            f"{q[4]:.4g}; mean {returns.mean():.4g}, skew {lopsided:.2f}.",
-            value=float(returns.mean()),
-        ),
+        summary,
+        *scaled,
+        trend_finding(returns),
+        modes_finding(returns),
+    ]
+
+
+def _scaled_findings(returns: Floats, spec: DatasetSpec) -> list[Finding]:
+    """Measure returns on the scale of the reference scores, or of the worst and best episode."""
+    low, high, source = scale_of(returns, spec)
+    quality, good = trajectory_quality(returns, low, high), good_share(returns, low, high)
+    poor = float((returns < low + (1 - EXPERT) * (high - low)).mean())
+    variance = positive_sided_variance(returns)
+    spread = variance**0.5 / (high - low) if high > low else 0.0
+    measures = {
+        "trajectory_quality": (quality, f"The mean return is {quality:.0%} of the way"),
+        "return_spread": (spread, f"Above the mean, returns spread by {spread:.0%} of the way"),
+        "expert_share": (good, f"{good:.1%} of the episodes pass 90 % of the way"),
+        "poor_share": (poor, f"{poor:.1%} of the episodes miss 10 % of the way"),
+    }
+    return [
         Finding(
             "positive_sided_variance",
             "ok",
-            f"Above the mean, returns spread by {spread**0.5:.4g}: the more, the more there is to "
-            "gain over imitation.",
-            value=spread,
+            f"Above the mean, returns spread by {variance**0.5:.4g}: the more, the more there is "
+            "to gain over imitation.",
+            value=variance,
         ),
-        Finding(
-            "trajectory_quality",
-            "ok",
-            f"The mean return is {quality:.0%} of the way between {source}.",
-            value=quality,
+        *(
+            Finding(name, "ok", f"{meaning} between {source}.", value=value)
+            for name, (value, meaning) in measures.items()
         ),
-        Finding(
-            "expert_share",
-            "ok",
-            f"{good:.1%} of the episodes pass 90 % of the way between {source}.",
-            value=good,
-        ),
-        modes_finding(returns),
     ]
+
+
+def trend_finding(returns: Floats) -> Finding:
+    """Correlate returns with the order of recording: in a replay buffer they rise.
+
+    Args:
+        returns: Undiscounted returns in the order of recording, (E,).
+    """
+    name = "return_trend"
+    if len(returns) < MIN_EPISODES or returns.std() == 0:
+        return not_applicable(name, f"{len(returns)} returns show no trend.")
+    trend = float(spearmanr(np.arange(len(returns)), returns).statistic)
+    meaning = f"Returns and the order of the episodes have rank correlation {trend:.2f}"
+    hint = ": they rise, as while a policy is trained" if trend >= TREND else ""
+    return Finding(name, "ok", f"{meaning}{hint}.", value=trend)
 
 
 def _episodes(transitions: Transitions) -> Finding:

@@ -35,5 +35,17 @@ DETERMINISTIC = 0.95
 share of such states from which on the behavior does."""
 EXPERT = 0.9
 """Share of the best return from which on an episode counts as good."""
-FEW_GOOD = 0.1
+GOOD_EPISODES = 0.2
 """Share of good episodes below which they are few."""
+POOR_EPISODES = 0.1
+"""Share of poor episodes (the way from worst to best is missed by 0.9 of it) that shows that a log
+knows failure too."""
+TREND = 0.5
+"""Rank correlation of return and order from which on a log looks like a training run's."""
+HIGH_QUALITY = 0.8
+"""Trajectory quality that counts as high."""
+NARROW_SPREAD, WIDE_SPREAD = 0.05, 0.15
+"""Spread of returns above the mean, on their scale, up to which episodes are alike, and from which
+on they are mixed."""
+VARIED = 1.5
+"""Effective discrete actions per state that count as varied."""

@@ -72,7 +72,9 @@ def recalibration_finding(shift: float, spread: float) -> Finding:
     return Finding("finetune_recalibration", "watch", meaning, advice, shift)
 
 
-def distance_finding(bits: float) -> Finding:
-    """Say how far the policy is from the offline one."""
+def distance_finding(bits: float | None, reason: str = "") -> Finding:
+    """Say how far the policy is from the offline one, or why that is not known."""
+    if bits is None:
+        return not_applicable("finetune_kl", reason)
     text = f"The policy is {bits:.2f} bits from the offline policy at logged states."
     return Finding("finetune_kl", "ok", text, "", bits, unit="bits")

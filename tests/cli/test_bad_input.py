@@ -161,7 +161,7 @@ def test_a_wrong_config_is_answered_with_what_is_wrong(
         (["fot"], "There is no verb `fot`"),
         (["fit", "--data.dataset_id", "tests/box-v0"], "model"),
         (["fit", "--model", "IQL"], "dataset_id"),
-        (["fit", "--model", "IQLL"], "There is no algorithm `IQLL`: choose from BC"),
+        (["fit", "--model", "IQLL"], "There is no algorithm `IQLL`: choose from AWAC"),
         (["fit", "--model", "IQL", "--data.batch_size", "many"], "many"),
     ],
 )
