@@ -43,7 +43,8 @@ def logged(algorithm: OfflineAlgorithm) -> set[str]:
     """Keys of two updates, since TD3+BC steps its policy in every second."""
     rows = torch.randn(4, 3)
     action = torch.randint(2, (4,)) if algorithm.actions == "discrete" else torch.rand(4, 2)
-    batch = Batch(rows, action, torch.randn(4), rows.flip(0), torch.zeros(4))
+    zeros, reward = torch.zeros(4), torch.randn(4)
+    batch = Batch(rows, action, reward, rows.flip(0), zeros, zeros, reward, action, zeros)
     keys: set[str] = set()
     for algorithm.update_number in range(2):
         keys |= algorithm.update(batch).keys()
@@ -64,9 +65,10 @@ def test_page_lists_exactly_the_metrics_that_an_update_returns(name: str) -> Non
 @every_algorithm
 def test_class_docstring_explains_every_argument(name: str) -> None:
     cls = getattr(algorithms, name)
-    arguments = re.findall(r"^ {8}(\w+): ", cls.__doc__.split("Args:")[1], re.MULTILINE)
+    documented = next(kind for kind in cls.__mro__ if "__init__" in vars(kind)).__doc__
+    arguments = re.findall(r"^ {8}(\w+): ", documented.split("Args:")[1], re.MULTILINE)
     if not arguments:  # Python 3.13 strips the indentation
-        arguments = re.findall(r"^ {4}(\w+): ", cls.__doc__.split("Args:")[1], re.MULTILINE)
+        arguments = re.findall(r"^ {4}(\w+): ", documented.split("Args:")[1], re.MULTILINE)
     assert arguments == list(inspect.signature(cls).parameters)
 
 
