@@ -38,6 +38,7 @@ def random_batch(seed: int, *, discrete: bool = False, size: int = BATCH_SIZE) -
         action = torch.randint(N_ACTIONS, (size,), generator=g)
     else:
         action = 0.9 * normal(size, ACTION_DIM).tanh()
+    following = action[torch.randperm(size, generator=generator(seed))]
     return Batch(
         obs=normal(size, OBS_DIM),
         action=action,
@@ -46,6 +47,8 @@ def random_batch(seed: int, *, discrete: bool = False, size: int = BATCH_SIZE) -
         terminated=terminated,
         truncated=truncated,
         mc_return=normal(size),
+        next_action=following,
+        has_next_action=1 - torch.maximum(terminated, truncated),
     )
 
 

@@ -1,12 +1,9 @@
-"""Layer-normalized critics and batches with what followed, for the references of the new ones."""
-
-from typing import Any
+"""Layer-normalized critics and a squashed policy, for the references of online algorithms."""
 
 import torch
 from torch import Tensor
 
-from lit_offrl.batch import Batch
-from tests.algorithms.helpers import Params, dense, generator, mlp, random_batch
+from tests.algorithms.helpers import Params, dense, mlp
 
 Normal = tuple[Tensor, Tensor]
 
@@ -54,16 +51,3 @@ def tanh_policy(p: Params, obs: Tensor) -> Normal:
 def total(values: list[Tensor]) -> Tensor:
     """Sum of scalars."""
     return torch.stack(values).sum()
-
-
-def with_next_action(batch: Batch, seed: int) -> Batch:
-    """The same with random next actions, missing in the truncated and terminated rows."""
-    drawn = torch.randn(batch.action.shape, generator=generator(seed), dtype=torch.float64)
-    assert batch.truncated is not None
-    has_next = 1 - torch.maximum(batch.truncated, batch.terminated)
-    return batch._replace(next_action=0.9 * drawn.tanh(), has_next_action=has_next)
-
-
-def batches(n: int, **changed: Any) -> list[Batch]:
-    """Batches for some updates."""
-    return [random_batch(i)._replace(**changed) for i in range(n)]

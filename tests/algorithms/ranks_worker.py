@@ -10,16 +10,20 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
 from lit_offrl.algorithms import (
+    AWAC,
     BC,
     BCQ,
     CQL,
     DQN,
     IQL,
+    RLPD,
     TD3BC,
+    CalQL,
     DiscreteBCQ,
     DiscreteCQL,
     DiscreteIQL,
     OfflineAlgorithm,
+    ReBRAC,
 )
 from lit_offrl.data import OfflineDataModule
 from tests.data.makers import ACTION, episode, make_minari
@@ -41,6 +45,10 @@ BOX: dict[str, Callable[..., OfflineAlgorithm]] = {
     "IQL": partial(IQL, **WIDE),
     "IQL deterministic": partial(IQL, **WIDE, deterministic_policy=True, cosine_schedule=False),
     "TD3BC": partial(TD3BC, **WIDE),
+    "AWAC softmax": partial(AWAC, **WIDE, normalize="batch_softmax"),
+    "CalQL": partial(CalQL, **WIDE, critic_hidden=(8, 8), n_actions=3, policy_lr=1e-3),
+    "RLPD": partial(RLPD, **WIDE, critic_hidden=(8, 8), n_critics=4, policy_period=2),
+    "ReBRAC": partial(ReBRAC, **WIDE, critic_hidden=(8, 8)),
 }
 DISCRETE: dict[str, Callable[..., OfflineAlgorithm]] = {
     "BC categorical": partial(BC, **WIDE, policy="categorical", logit_penalty=0.01),
@@ -106,6 +114,7 @@ def train(
     data = OfflineDataModule(dataset_id, batch_size=8, updates_per_step=3, updates_per_epoch=25)
     torch.manual_seed(0)
     algorithm, logger = ALGORITHMS[name](data.obs_dim, data.action_dim), MemoryLogger()
+    data.extras = algorithm.extras
     algorithm.compile_update = compile_update
     every_epoch = ModelCheckpoint(save, "{step}", save_top_k=-1, save_on_train_epoch_end=True)
     trainer = quiet_trainer(

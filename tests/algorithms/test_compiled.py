@@ -13,16 +13,21 @@ from torch.fx import GraphModule
 
 from lit_offrl import compiled
 from lit_offrl.algorithms import (
+    AWAC,
     BC,
     BCQ,
     CQL,
     DQN,
     IQL,
+    RLPD,
     TD3BC,
+    CalQL,
     DiscreteBCQ,
+    DiscreteCalQL,
     DiscreteCQL,
     DiscreteIQL,
     OfflineAlgorithm,
+    ReBRAC,
 )
 from lit_offrl.batch import Batch
 from lit_offrl.compiled import CompiledUpdate, Draw, Tape
@@ -77,7 +82,16 @@ CASES = {
     ),
     "DiscreteIQL": Case(partial(DiscreteIQL, *DISCRETE, **SMALL), discrete=True),
     "DiscreteBCQ": Case(partial(DiscreteBCQ, *DISCRETE, **SMALL), discrete=True),
+    "RLPD": Case(partial(RLPD, *BOX, **SMALL, critic_hidden=(16, 16), n_critics=3)),
 }
+MORE = {
+    "AWAC": Case(partial(AWAC, *BOX, **SMALL)),
+    "AWAC softmax": Case(partial(AWAC, *BOX, normalize="batch_softmax", **SMALL)),
+    "CalQL": Case(partial(CalQL, *BOX, **SMALL, critic_hidden=(16, 16), n_actions=3)),
+    "ReBRAC": Case(partial(ReBRAC, *BOX, **SMALL, critic_hidden=(16, 16))),
+    "DiscreteCalQL": Case(partial(DiscreteCalQL, *DISCRETE, **SMALL), discrete=True),
+}
+"""Not compiled in tests, which takes long: they are made of the same parts."""
 
 
 @contextmanager

@@ -23,10 +23,10 @@ from tests.algorithms.helpers import (
     run_updates,
     snapshot,
 )
-from tests.algorithms.online_reference import normed_critics, total, with_next_action
+from tests.algorithms.online_reference import normed_critics, total
 
 Q_LR, POLICY_LR, DISCOUNT, STEP, NOISE, CLIP = 1e-2, 3e-3, 0.9, 0.1, 0.4, 0.3
-BATCHES = [with_next_action(random_batch(i), 100 + i) for i in range(4)]
+BATCHES = [random_batch(i) for i in range(4)]
 
 
 def rebrac(**options: Any) -> ReBRAC:

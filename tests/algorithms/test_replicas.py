@@ -11,10 +11,17 @@ from lit_offrl.algorithms.replicas import Replicas, member_checkpoint, over_seed
 from lit_offrl.batch import Batch
 from lit_offrl.errors import InputError
 from tests.algorithms.helpers import ACTION_DIM, OBS_DIM, random_batch, snapshot
-from tests.algorithms.test_compiled import CASES, SMALL, ReadsItsNumber, default_dtype
+from tests.algorithms.test_compiled import (
+    CASES,
+    MORE,
+    SMALL,
+    ReadsItsNumber,
+    default_dtype,
+)
 
 SEEDS = (3, 0, 7)
-WITHOUT_DROPOUT = [name for name in CASES if name != "BC dropout"]
+EVERY = {**CASES, **MORE}
+WITHOUT_DROPOUT = [name for name in EVERY if name != "BC dropout"]
 
 
 def make_members(make: Callable[..., OfflineAlgorithm]) -> list[OfflineAlgorithm]:
@@ -37,7 +44,7 @@ def stacked(own: list[Batch]) -> Batch:
 
 def check(name: str, updates: int, compile_update: bool) -> None:
     """Train members at once and one by one, and compare everything."""
-    case = CASES[name]
+    case = EVERY[name]
     singles = make_members(case.make)
     replicas = Replicas(make_members(case.make))
     replicas.compile_update = compile_update
