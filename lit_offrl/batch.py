@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lit_offrl.errors import InputError
+
 
 class Batch(NamedTuple):
     """Transitions, stacked on the last-but-one axis; a leading axis K holds several batches.
@@ -40,6 +42,17 @@ class Batch(NamedTuple):
     def fields(self) -> list[Tensor]:
         """The fields that are there, in order."""
         return [field for field in self if field is not None]
+
+    def needed(self, name: str) -> Tensor:
+        """Return an optional field.
+
+        Raises:
+            InputError: If batches lack it.
+        """
+        field: Tensor | None = getattr(self, name)
+        if field is None:
+            raise InputError(f"Batches have no `{name}`: add it to the data's `extras`.")
+        return field
 
     def with_fields(self, fields: Iterable[Tensor]) -> "Batch":
         """Put other tensors in the place of :meth:`fields`."""

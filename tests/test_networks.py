@@ -135,3 +135,21 @@ def test_a_scalar_starts_at_its_value() -> None:
     scalar = Scalar(1.5)
     assert scalar().item() == 1.5
     assert scalar().requires_grad
+
+
+@pytest.mark.parametrize("relu_first", [False, True])
+@pytest.mark.parametrize("actions", [1, 3])
+def test_layer_norms_are_the_same_one_by_one_and_at_once(relu_first: bool, actions: int) -> None:
+    torch.manual_seed(0)
+    net = QNetwork(3, 2, (8, 7), 4, layer_norm=True, relu_first=relu_first).double()
+    for parameter in net.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    obs, action = torch.randn(5, 3).double(), torch.rand(actions, 5, 2).double()
+    one, batched = net(obs, action), net.batched(obs, action).view(4, actions, 5)
+    torch.testing.assert_close(one, batched, rtol=1e-12, atol=1e-12)
+    plain = QNetwork(3, 2, (8, 7), 4).double()
+    plain.load_state_dict(net.state_dict(), strict=False)
+    assert (plain(obs, action) - one).abs().max() > 1e-3
+    other = QNetwork(3, 2, (8, 7), 4, layer_norm=True, relu_first=not relu_first).double()
+    other.load_state_dict(net.state_dict())
+    assert (other(obs, action) - one).abs().max() > 1e-3

@@ -24,7 +24,6 @@ class CalQL(CQL):
 
     def penalized(self, q: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Bound the values of the 2N actions (n, 2N, B) that come from the policy."""
-        assert batch.mc_return is not None
         uniform, drawn = torch.tensor_split(q, [self.n_actions], 1)
-        bounded, metrics = at_least_return(drawn, batch.mc_return)
+        bounded, metrics = at_least_return(drawn, batch.needed("mc_return"))
         return torch.cat([uniform, bounded], 1), metrics

@@ -22,5 +22,4 @@ class DiscreteCalQL(DiscreteCQL):
 
     def penalized(self, q: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Bound the values of all actions, (n, B, A)."""
-        assert batch.mc_return is not None
-        return at_least_return(q, batch.mc_return.unsqueeze(-1))
+        return at_least_return(q, batch.needed("mc_return").unsqueeze(-1))

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from lit_offrl.algorithms.base import OfflineAlgorithm
 from lit_offrl.batch import Batch
+from lit_offrl.errors import InputError
 from lit_offrl.losses import ensemble_mse
 from lit_offrl.networks import QNetwork
 from lit_offrl.policies import Deterministic, DeterministicPolicy
@@ -64,6 +65,8 @@ class ReBRAC(OfflineAlgorithm):
     ) -> None:
         super().__init__(discount)
         self.save_hyperparameters()
+        if min(policy_penalty, critic_penalty) < 0 or policy_delay < 1:
+            raise InputError("ReBRAC: penalties must not be negative, and `policy_delay` positive.")
         self.policy_penalty, self.critic_penalty = policy_penalty, critic_penalty
         self.policy_noise, self.noise_clip = policy_noise, noise_clip
         self.policy_delay, self.polyak = policy_delay, polyak
@@ -77,13 +80,13 @@ class ReBRAC(OfflineAlgorithm):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Update Q once, and π and the target networks every ``policy_delay`` updates."""
-        assert batch.next_action is not None and batch.has_next_action is not None
         with torch.no_grad():
             noise = self.policy_noise * self.randn(*batch.action.shape)
             noise = noise.clamp(-self.noise_clip, self.noise_clip)
             next_action = (self.target_policy(batch.next_obs).mode + noise).clamp(-1, 1)  # (B, A)
             next_q = self.target_q(batch.next_obs, next_action).amin(0)  # (B,)
-            distance = (next_action - batch.next_action).square().sum(-1) * batch.has_next_action
+            distance = (next_action - batch.needed("next_action")).square().sum(-1)  # (B,)
+            distance = distance * batch.needed("has_next_action")
             next_value = next_q - self.critic_penalty * distance
             q_target = td_target(batch, self.discount, next_value)
 

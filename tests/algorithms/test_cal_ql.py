@@ -9,6 +9,7 @@ from torch import Tensor
 from lit_offrl.algorithms import CQL, CalQL, DiscreteCalQL, DiscreteCQL
 from lit_offrl.algorithms.cql import sampled_logsumexp
 from lit_offrl.batch import Batch
+from lit_offrl.errors import InputError
 from tests.algorithms.helpers import (
     ACTION_DIM,
     N_ACTIONS,
@@ -99,3 +100,10 @@ def test_values_of_the_penalty_are_compared_in_transformed_reward(discrete: bool
         record_noise(fresh)
         gaps.append(run_updates(fresh, [batch])[0]["cql/gap"].item())
     assert gaps[1] > gaps[0] + 1
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_batches_without_returns_are_refused(discrete: bool) -> None:
+    algorithm = ready(DiscreteCalQL(OBS_DIM, N_ACTIONS) if discrete else CalQL(3, 2, **SMALL))
+    with pytest.raises(InputError, match="Batches have no `mc_return`"):
+        run_updates(algorithm, [random_batch(0, discrete=discrete)._replace(mc_return=None)])

@@ -12,7 +12,7 @@ from lit_offrl.batch import Batch
 from lit_offrl.data import OfflineDataModule, Transitions, load_dataset
 from lit_offrl.errors import InputError
 from lit_offrl.scaling import Scaling
-from tests.data.makers import episode, make_minari
+from tests.data.makers import ACTION, episode, make_minari
 
 NAME = "tests/small-v0"
 
@@ -280,3 +280,21 @@ def test_the_logged_transitions_keep_what_top_fraction_leaves_out() -> None:
     best = OfflineDataModule(NAME, held_out=0.25, top_fraction=0.4)
     assert np.array_equal(best.logged.reward, whole.train.reward)
     assert best.train.n_episodes < best.logged.n_episodes == whole.train.n_episodes
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_rows_know_the_action_that_followed(discrete: bool, tmp_path: Path) -> None:
+    kind: Any = spaces.Discrete(5) if discrete else ACTION
+    episodes = [episode(i, n, action_space=kind) for i, n in enumerate((4, 3, 5))]
+    make_minari(episodes, "tests/following-v0", action_space=kind)
+    data = OfflineDataModule(
+        "tests/following-v0", held_out=0, extras=("has_next_action", "next_action")
+    )
+    rows = data.layout.unpack(data.train_matrix)
+    assert rows.has_next_action is not None and rows.next_action is not None
+    last = [3, 6, 11]
+    assert [i for i, has in enumerate(rows.has_next_action.tolist()) if not has] == last
+    for i in range(12):
+        if i not in last:
+            assert torch.equal(rows.next_action[i], rows.action[i + 1])
+    assert rows.next_action.dtype == rows.action.dtype
