@@ -541,8 +541,8 @@ _add(
     ),
     (
         "critics of n observations mixed up",
-        "            self.obs_layer.members(),",
-        "            self.obs_layer.members()[::-1],",
+        "strict=True))\n        if self.norm is not None:",
+        "strict=True))[::-1]\n        if self.norm is not None:",
     ),
     (
         "observation part ignored",
@@ -556,18 +556,33 @@ _add(
     ),
     (
         "no activation in a member",
-        "torch.addmm(bias, x, weight).relu_()",
-        "torch.addmm(bias, x, weight)",
+        "        return x.relu_()\n    scale",
+        "        return x\n    scale",
+    ),
+    (
+        "layer norm before the ReLU in both orders",
+        "F.layer_norm(x.relu_(), x.shape[-1:], scale, shift)",
+        "F.layer_norm(x, x.shape[-1:], scale, shift).relu_()",
+    ),
+    (
+        "layer norm before the ReLU in both orders, batched",
+        "norm(F.relu(x)) if relu_first else",
+        "F.relu(norm(x)) if relu_first else",
+    ),
+    (
+        "one layer norm for all members",
+        "scale.unbind(), shift.unbind()",
+        "[scale[0]] * len(scale), shift.unbind()",
     ),
     ("no bias in a one-wide head", ".unsqueeze(-1) + bias", ".unsqueeze(-1) + 0 * bias"),
-    ("action part ignored", "F.relu(from_obs + from_action)", "F.relu(from_obs + 0 * from_action)"),
+    ("action part ignored", "(from_obs + from_action)", "(from_obs + 0 * from_action)"),
     ("initial range of each part of the first layer its own", "fan_in or n_in", "n_in"),
     (
         "activation behind the last layer",
         "return last(x)",
         "return F.relu(last(x))",
     ),
-    ("no activation", "x = F.relu(layer(x))", "x = layer(x)"),
+    ("no activation", "        return F.relu(x)\n", "        return x\n"),
     (
         "last layer with the gain of the others",
         "gain = last_gain if i == len(layers) - 1 else math.sqrt(2)",

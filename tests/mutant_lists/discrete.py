@@ -150,15 +150,15 @@ CQL = [
     Mutant(
         "mean over actions for the log-sum-exp",
         CQL_FILE,
-        "(all_q + log_weight).logsumexp(-1)",
-        "(all_q + log_weight).mean(-1)",
+        "(penalized + log_weight).logsumexp(-1)",
+        "(penalized + log_weight).mean(-1)",
         CQL_TESTS,
     ),
     Mutant(
         "maximum for the log-sum-exp",
         CQL_FILE,
-        "(all_q + log_weight).logsumexp(-1)",
-        "(all_q + log_weight).amax(-1)",
+        "(penalized + log_weight).logsumexp(-1)",
+        "(penalized + log_weight).amax(-1)",
         CQL_TESTS,
     ),
     Mutant(
@@ -296,8 +296,8 @@ CQL = [
     Mutant(
         "weights multiply Q",
         CQL_FILE,
-        "(all_q + log_weight)",
-        "(all_q * log_weight.exp())",
+        "(penalized + log_weight)",
+        "(penalized * log_weight.exp())",
         CQL_TESTS,
     ),
     Mutant(
@@ -317,8 +317,8 @@ CQL = [
     Mutant(
         "no gradient of the log-sum-exp (the guide's penalty in the target)",
         CQL_FILE,
-        "gap = (all_q + log_weight).logsumexp(-1) - log_weight.logsumexp(-1) - q",
-        "gap = (all_q.detach() + log_weight).logsumexp(-1) - log_weight.logsumexp(-1) - q",
+        "gap = (penalized + log_weight).logsumexp(-1) - log_weight.logsumexp(-1) - q",
+        "gap = (penalized.detach() + log_weight).logsumexp(-1) - log_weight.logsumexp(-1) - q",
         EXACT_TESTS,
     ),
 ]
