@@ -76,17 +76,19 @@ def row_weights(
     elif sampling.kind == "stratified":
         weights = _balanced(_quantiles(sampling, transitions) if values is None else values)
     else:
-        returns = transitions.returns()
+        values = transitions.returns()
+        rounding = 1e-9 * float(np.abs(values).max(initial=0.0))
         if sampling.kind == "advantage":
-            returns = returns - _expected(transitions, returns)
-        weights = np.exp(_unit(returns) / sampling.temperature)[transitions.episode]
+            values = values - _expected(transitions, values)
+        weights = np.exp(_unit(values, rounding) / sampling.temperature)[transitions.episode]
     return np.asarray(weights / weights.sum())
 
 
-def _unit(values: Weights) -> Weights:
-    """Scale to [0, 1]; zeros where all are equal."""
+def _unit(values: Weights, rounding: float) -> Weights:
+    """Scale to [0, 1]; zeros where all are equal but for rounding."""
     span = values.max() - values.min()
-    return np.asarray((values - values.min()) / span if span > 0 else np.zeros_like(values))
+    scaled = (values - values.min()) / span if span > rounding else np.zeros_like(values)
+    return np.asarray(scaled)
 
 
 def _expected(transitions: Transitions, returns: Weights) -> Weights:
