@@ -125,13 +125,16 @@ class FineTuning(Diagnostic):
             findings.append(recalibration_finding(q - self.before["q"], self._spread))
         return findings
 
+    def points(self) -> list[tuple[int, float]]:
+        """Environment step and mean return of each evaluation."""
+        steps = self._data.collecting.steps_before
+        return [(steps(update - 1), mean) for update, mean in self.evaluation.history]
+
     def outcome(self) -> Outcome | None:
         """Dip, recovery and regret so far; None before the first evaluation."""
-        history = self.evaluation.history
-        if not history or "return" not in self.before:
+        points = self.points()
+        if not points or "return" not in self.before:
             return None
-        steps = self._data.collecting.steps_before
-        points = [(steps(update - 1), mean) for update, mean in history]
         best = self._data.spec.ref_max_score
         return outcome(self.before["return"], points, self.before["random"], best)
 
@@ -162,8 +165,19 @@ class FineTuning(Diagnostic):
         return distance_finding(float(bits.mean()))
 
     def curves(self) -> list[Curve]:
-        """Distance from the offline policy, and values, over training."""
+        """Return over environment steps, distance from the offline policy, and values."""
+        points = self.points()
+        lines = {"return": "offline policy", "random": "random actions"}
+        returns = Curve(
+            "Return of fine-tuning",
+            "mean undiscounted return (raw reward)",
+            [float(step) for step, _ in points],
+            {"policy": [mean for _, mean in points]},
+            hlines={lines[k]: v for k, v in self.before.items() if k in lines},
+            xlabel="environment steps",
+        )
         return [
+            *([returns] if points else []),
             *self.history_curve(
                 "Distance from the offline policy", "bits", {"finetune_kl": "KL(π‖offline)"}
             ),

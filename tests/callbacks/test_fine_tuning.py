@@ -52,6 +52,7 @@ def test_what_was_measured_is_what_a_look_at_the_parts_gives(tmp_path: Path) -> 
     assert trainer.callback_metrics["online/steps"] == 200
     assert trainer.callback_metrics["online/episodes"] == len(data.episodes.finished) == 6
     assert [curve.title for curve in measured.curves()] == [
+        "Return of fine-tuning",
         "Distance from the offline policy",
         "Q of logged actions since the start",
     ]
