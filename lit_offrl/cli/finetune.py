@@ -12,6 +12,7 @@ from lightning import Callback, LightningModule, Trainer, seed_everything
 from rich.console import Console
 from rich.table import Table
 
+from lit_offrl.algorithms import OfflineAlgorithm
 from lit_offrl.checkpoint import LoadedPolicy, load, read_checkpoint
 from lit_offrl.cli.logs import KeepLogs
 from lit_offrl.cli.parsing import OneLineParser
@@ -51,27 +52,44 @@ def main(args: Sequence[str]) -> Path:
 def _finetune(config: Namespace) -> Path:
     path = Path(config.checkpoint).expanduser()
     policy = load(path)
-    dataset_id = config.dataset_id or policy.spec.dataset_id
     base = run_of(path) / f"finetune-{config.mode}" / f"seed-{config.seed}"
     folder = run_folder(config.run_dir, base, config.ckpt_path)
-    checkpoints = folder / "checkpoints"
-    resumed = latest(checkpoints) if config.ckpt_path == "last" else config.ckpt_path
+    resumed = config.ckpt_path
+    if resumed == "last":
+        resumed = latest(folder / "checkpoints")
     seed_everything(config.seed, verbose=False)
     module = finetuned(policy, config.mode, config.model)
-    if type(module) is type(policy.algorithm) and config.mode != "rlpd":
+    if config.mode in ("continue", "calql"):  # the others have networks of their own
         module.take_over(read_checkpoint(path)["optimizer_states"])
     module.compile_update = config.compile
-    collecting, mixing = _settings(Collecting, config), _settings(Mixing, config)
-    exploration = _settings(Exploration, config)
+    data = _data(config, policy, module, folder)
+    callbacks = _callbacks(config, folder, resumed)
+    trainer = _trainer(config, data.collecting.updates, folder, callbacks)
+    product = largest_product(module, config.batch_size)
+    try:
+        run(trainer, lambda: module, data, folder, resumed, product)
+    except EnvironmentFailed as error:
+        raise InputError(
+            f"{error}. What was collected is kept: mend it and go on with `--run_dir {folder} "
+            "--ckpt_path last`."
+        ) from None
+    _summarize(data, callbacks, folder)
+    return folder
+
+
+def _data(
+    config: Namespace, policy: LoadedPolicy, module: OfflineAlgorithm, folder: Path
+) -> FineTuneDataModule:
+    """Log, buffer and environments, with what the checkpoint fixes."""
     data = FineTuneDataModule(
         policy.spec,
         policy.scaling,
-        collecting,
-        mixing,
-        exploration,
+        _settings(Collecting, config),
+        _settings(Mixing, config),
+        _settings(Exploration, config),
         folder,
         config.env,
-        dataset_id=dataset_id,
+        dataset_id=config.dataset_id or policy.spec.dataset_id,
         batch_size=config.batch_size,
         split_seed=policy.info.split_seed,
         held_out=policy.info.held_out,
@@ -82,9 +100,12 @@ def _finetune(config: Namespace) -> Path:
     if config.importance_power is not None:
         behavior = cached_behavior(data.logged, data.scaling, data.spec).policy
         data.row_weight = importance(module, behavior, data.layout, config.importance_power)
-    callbacks = _callbacks(config, folder, resumed)
-    trainer = Trainer(
-        max_steps=collecting.updates,
+    return data
+
+
+def _trainer(config: Namespace, updates: int, folder: Path, callbacks: list[Callback]) -> Trainer:
+    return Trainer(
+        max_steps=updates,
         accelerator=config.accelerator,
         devices=1,
         log_every_n_steps=config.log_every_n_steps,
@@ -96,16 +117,6 @@ def _finetune(config: Namespace) -> Path:
         enable_model_summary=False,
         enable_progress_bar=config.progress,
     )
-    product = largest_product(module, config.batch_size)
-    try:
-        run(trainer, lambda: module, data, folder, resumed, product)
-    except EnvironmentFailed as error:
-        raise InputError(
-            f"{error}. What was collected is kept: mend it and go on with `--run_dir {folder} "
-            "--ckpt_path last`."
-        ) from None
-    _summarize(data, callbacks, policy, folder)
-    return folder
 
 
 def _settings(kind: type[Settings], config: Namespace) -> Settings:
@@ -206,9 +217,7 @@ def _mode(args: Sequence[str]) -> Mode:
     return next((mode for mode in get_args(Mode) if [mode] == named), "continue")
 
 
-def _summarize(
-    data: FineTuneDataModule, callbacks: Sequence[Callback], policy: LoadedPolicy, folder: Path
-) -> None:
+def _summarize(data: FineTuneDataModule, callbacks: Sequence[Callback], folder: Path) -> None:
     """Print before, dip and after, and where the files lie."""
     measured = next(c for c in callbacks if isinstance(c, FineTuning))
     console = Console(highlight=False)
