@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from scipy.stats import rankdata
 
 from lit_offrl.evaluation.finding import Finding
-from lit_offrl.online.monitor.sequential import MeanTest, Wealth, first_passage
+from lit_offrl.online.monitor.seen import Seen
+from lit_offrl.online.monitor.sequential import (
+    ConformalTest,
+    Cusum,
+    MeanTest,
+    Wealth,
+    first_passage,
+)
 from lit_offrl.online.monitor.verdict import ADVICE, PRECEDENCE
 
-if TYPE_CHECKING:
-    from lit_offrl.online.monitor.deployment import DeploymentMonitor
+
+class Watched(Protocol):
+    """What is told of a monitor, see :class:`~.deployment.DeploymentMonitor`."""
+
+    threshold: float
+    calibrated: bool
+    known: list[Seen]
+    seen: list[Seen]
+    differing: list[float]
+    tests: dict[str, ConformalTest | MeanTest]
+    cusum: Cusum
+
 
 ABOUT = {
     "policy": "that the actions are the policy's",
@@ -27,7 +44,7 @@ AUC_WATCH = 0.8
 """AUC of state distances from which a shift is worth a look."""
 
 
-def test_finding(monitor: DeploymentMonitor, name: str, wealth: Wealth) -> Finding:
+def test_finding(monitor: Watched, name: str, wealth: Wealth) -> Finding:
     """Say how much one test holds against the assumption that it bets on."""
     after = first_passage(wealth.path, monitor.threshold)
     e_value = float(np.exp(min(wealth.log_peak, 700.0)))
@@ -44,7 +61,7 @@ def test_finding(monitor: DeploymentMonitor, name: str, wealth: Wealth) -> Findi
 test_finding.__test__ = False  # type: ignore[attr-defined]
 
 
-def hints(monitor: DeploymentMonitor) -> list[Finding]:
+def hints(monitor: Watched) -> list[Finding]:
     """Say what is worth a look and never alarms: CUSUM, states, support."""
     if not monitor.seen:
         return []
@@ -71,7 +88,7 @@ def area_under_curve(known: Sequence[float], new: Sequence[float]) -> float:
     return float((ranks[len(known) :].sum() - m * (m + 1) / 2) / (len(known) * m))
 
 
-def _detail(monitor: DeploymentMonitor, name: str) -> str:
+def _detail(monitor: Watched, name: str) -> str:
     """The numbers behind a test."""
     if not monitor.seen:
         return ""
@@ -97,7 +114,7 @@ def _detail(monitor: DeploymentMonitor, name: str) -> str:
     return text
 
 
-def _cusum(monitor: DeploymentMonitor) -> Finding:
+def _cusum(monitor: Watched) -> Finding:
     cusum = monitor.cusum
     meaning = (
         f"The cumulative sum of standardized returns is at {cusum.path[-1]:+.2f} (limit "
@@ -110,7 +127,7 @@ def _cusum(monitor: DeploymentMonitor) -> Finding:
     return Finding("monitor_cusum", "watch", meaning, advice, cusum.path[-1])
 
 
-def _states(monitor: DeploymentMonitor) -> Finding:
+def _states(monitor: Watched) -> Finding:
     known = [one.scores.state for one in monitor.known]
     auc = area_under_curve(known, [one.scores.state for one in monitor.seen])
     whose = "calibration episodes" if monitor.calibrated else "held-out episodes of the log"
@@ -125,7 +142,7 @@ def _states(monitor: DeploymentMonitor) -> Finding:
     return Finding("monitor_states", "watch", meaning, advice, auc)
 
 
-def _support(monitor: DeploymentMonitor) -> Finding:
+def _support(monitor: Watched) -> Finding:
     outside = float(np.mean([one.scores.outside for one in monitor.seen]))
     known = float(np.mean([one.scores.outside for one in monitor.known]))
     meaning = (
