@@ -16,8 +16,9 @@ Confidence = Literal["low", "medium"]
 DOMAINS = {
     "antmaze": ("antmaze", "pointmaze"),
     "adroit": ("door", "pen", "hammer", "relocate"),
-    "classic_control": ("pendulum", "cartpole", "mountaincar", "acrobot"),
+    "classic_control": ("pendulum", "mountaincar", "mountaincarcontinuous"),
 }
+"""Words of the ids of sets of Box actions, and the name of the configs for them."""
 CONSERVATIVE = ("BC", "BCQ", "TD3BC", "IQL", "ReBRAC", "AWAC", "CQL", "CalQL", "DQN", "RLPD")
 """From the one that stays nearest to the logged actions to the one that explores most."""
 IMITATION = "none: it only imitates"
@@ -82,13 +83,12 @@ class Recommendation:
 
 def domain_of(spec: DatasetSpec) -> str:
     """Folder-independent name of the config: ``adroit`` for ``door/human-v0``."""
-    if spec.discrete and isinstance(deserialize_space(spec.obs_space), spaces.Discrete):
-        return "gridworld"
-    words = spec.dataset_id.lower().replace("-", "/").replace("_", "/").split("/")
-    for domain, names in DOMAINS.items():
-        if set(names) & set(words):
-            return domain
-    return "classic_control" if spec.discrete else "mujoco"
+    words = set(spec.dataset_id.lower().replace("-", "/").replace("_", "/").split("/"))
+    if spec.discrete:
+        if isinstance(deserialize_space(spec.obs_space), spaces.Discrete):
+            return "gridworld"
+        return "atari" if "atari" in words else "classic_control"
+    return next((name for name, known in DOMAINS.items() if words & set(known)), "mujoco")
 
 
 def recommend(
@@ -153,11 +153,10 @@ def _candidate(
     folder, start = (DISCRETE if evidence.discrete else BOX)[name]
     for rule in speaking:
         start = rule.starts.get(name, start)
+    options = [rule.option for rule in speaking if rule.option]
     return Candidate(
         f"Discrete{name}" if folder.startswith("discrete_") else name,
-        " ".join(
-            [_config(folder, domain, evidence.discrete), *(r.option for r in speaking)]
-        ).strip(),
+        " ".join([_config(folder, domain, evidence.discrete), *options]),
         start,
         "; ".join(rule.why.format(e=evidence) for rule in speaking),
         "medium" if points >= STRONG else "low",

@@ -100,7 +100,7 @@ def trend_finding(returns: Floats) -> Finding:
     """
     name = "return_trend"
     if len(returns) < MIN_EPISODES or returns.std() == 0:
-        return not_applicable(name, f"{len(returns)} returns show no trend.")
+        return not_applicable(name, "Few returns, or equal ones, show no trend.")
     trend = float(spearmanr(np.arange(len(returns)), returns).statistic)
     meaning = f"Returns and the order of the episodes have rank correlation {trend:.2f}"
     hint = ": they rise, as while a policy is trained" if trend >= TREND else ""

@@ -8,6 +8,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from lit_offrl.files import write_whole
@@ -16,6 +17,8 @@ from lit_offrl.inspection.actions import scaled_actions
 from lit_offrl.report.content import plain
 from lit_offrl.report.plot_style import BLUE, plot_style
 from lit_offrl.report.rendering import mark_code, to_png, to_svg
+
+MOST_BARS = 40
 
 
 def write_inspection(report: DataReport, folder: Path, answers: Answers | None = None) -> Path:
@@ -59,12 +62,35 @@ def inspection_figures(report: DataReport) -> dict[str, Figure]:
         return {name: _histogram(*column) for name, column in columns.items()}
 
 
+def whole_and_few(values: NDArray[Any]) -> bool:
+    """Whether each value can have a bar of its own."""
+    return bool(np.ptp(values) < MOST_BARS and not np.mod(values, 1).any())
+
+
+def histogram_edges(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Edges of the bars: one bar per value of few whole numbers, else fewer for fewer values.
+
+    Args:
+        values: What is counted, (n,).
+    """
+    if whole_and_few(values):
+        return np.arange(values.min() - 0.5, values.max() + 1)
+    bars = int(np.clip(np.sqrt(len(values)), 5, MOST_BARS))
+    edges: NDArray[np.float64] = np.histogram_bin_edges(values, bars)
+    return edges
+
+
 def _histogram(title: str, xlabel: str, values: NDArray[Any]) -> Figure:
     figure = Figure(figsize=(5.4, 3.3), layout="constrained")
     axes = figure.subplots()
     unit = "episodes" if title in ("Returns", "Lengths") else "rows"
-    axes.set(title=title, xlabel=xlabel, ylabel=unit)
-    axes.hist(values, bins=40, color=BLUE)
+    axes.set(title=title, xlabel=xlabel, ylabel=unit, axisbelow=True)
+    whole = whole_and_few(values)
+    for axis in (axes.xaxis, axes.yaxis) if whole else (axes.yaxis,):
+        axis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+    axes.hist(
+        values, bins=histogram_edges(values).tolist(), color=BLUE, rwidth=0.8 if whole else 1.0
+    )
     return figure
 
 

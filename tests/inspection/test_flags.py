@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 
 from lit_offrl.data import Transitions
-from lit_offrl.data.spec import DatasetSpec, make_spec
+from lit_offrl.data.spec import make_spec
 from lit_offrl.inspection import DataReport, inspect_transitions
 
 E, T = 40, 25
@@ -31,13 +31,16 @@ def clean() -> Transitions:
     )
 
 
-def spec_of(log: Transitions) -> DatasetSpec:
+def clean_discrete() -> Transitions:
+    """The same walks with three actions, each as likely as the others."""
+    return replace(clean(), action=np.random.default_rng(1).integers(0, 3, ROWS))
+
+
+def inspected(log: Transitions, behavior_updates: int = 0) -> DataReport:
     obs_space = Box(-np.inf, np.inf, (log.obs.shape[1],), np.float32)
-    return make_spec("tests/walks-v0", "0" * 8, obs_space, ACTION, log)
-
-
-def inspected(log: Transitions) -> DataReport:
-    return inspect_transitions(log, spec_of(log), behavior_updates=0)
+    actions = ACTION if log.action.ndim == 2 else Discrete(3)
+    spec = make_spec("tests/walks-v0", "0" * 8, obs_space, actions, log)
+    return inspect_transitions(log, spec, behavior_updates)
 
 
 def not_finite(log: Transitions) -> Transitions:
@@ -134,6 +137,26 @@ def test_each_defect_raises_exactly_its_flag(name: str) -> None:
     flags = inspected(DEFECTS[name](clean())).flags
     assert [one.name for one in flags] == [name]
     assert flags[0].advice
+
+
+def test_a_clean_log_of_discrete_actions_raises_no_flag() -> None:
+    assert inspected(clean_discrete(), behavior_updates=50).flags == []
+
+
+def test_a_discrete_action_that_was_never_taken_is_named() -> None:
+    log = clean_discrete()
+    log.action[log.action == 1] = 2
+    (flag,) = inspected(log, behavior_updates=50).flags
+    assert flag.name == "action_coverage" and "[1]" in flag.advice
+
+
+def test_a_discrete_action_that_follows_from_the_state_is_determinism() -> None:
+    log = clean_discrete()
+    log.action[:] = log.episode % 3
+    for column in (log.obs, log.next_obs):
+        column[:, 0] += 10 * log.action
+    (flag,) = inspected(log, behavior_updates=100).flags
+    assert flag.name == "determinism" and flag.value == 1
 
 
 def test_a_constant_reward_that_counts_steps_is_no_defect() -> None:

@@ -1,21 +1,26 @@
-"""Measures against closed forms, and the recommendation against its table."""
+"""Measures against closed forms, and the answers of a file."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+from gymnasium.spaces import Box
+from numpy.typing import NDArray
 
+from lit_offrl.data import Transitions
+from lit_offrl.data.spec import DatasetSpec, make_spec
 from lit_offrl.errors import InputError
-from lit_offrl.inspection import Answers
 from lit_offrl.inspection.coverage import actions_per_cell, effective_number
 from lit_offrl.inspection.questions import read_answers
 from lit_offrl.inspection.returns import (
     good_share,
     modes_finding,
     positive_sided_variance,
+    return_findings,
     trajectory_quality,
+    trend_finding,
 )
-from tests.inspection.test_flags import clean, inspected, lost_row
+from lit_offrl.report.inspection import histogram_edges
 
 
 def test_positive_sided_variance_is_half_the_variance_of_a_symmetric_sample() -> None:
@@ -47,27 +52,34 @@ def test_two_behaviors_make_two_modes() -> None:
     assert modes_finding(draws + 20 * (np.arange(200) % 2)).value == 2
 
 
-def test_the_baselines_are_always_there_and_every_config_exists() -> None:
-    advice = inspected(clean()).recommendation()
-    assert {"BC", "10 % BC"} <= {one.algorithm for one in advice.candidates}
-    for one in advice.candidates:
-        assert (Path(__file__).parents[2] / one.config.split()[0]).is_file()
-    assert len(advice.open_questions) == 4
+def test_spread_and_poor_episodes_stand_on_the_scale_of_the_returns() -> None:
+    returns = np.array([0.0, 0.05, 1.0, 1.0, 2.0])
+    values = {one.name: one.value for one in return_findings(_bandit(returns), _spec(returns))}
+    assert values["poor_share"] == pytest.approx(2 / 5)
+    mean = returns.mean()
+    spread = np.sqrt((2 * (1 - mean) ** 2 + (2 - mean) ** 2) / 5) / 2
+    assert values["return_spread"] == pytest.approx(spread)
+    assert values["expert_share"] == pytest.approx(1 / 5)
 
 
-def test_confounding_and_a_broken_log_stop_the_recommendation() -> None:
-    stopped = inspected(clean()).recommendation(Answers(confounding=True))
-    assert not stopped.candidates and "confounding" in stopped.sentence
-    broken = inspected(lost_row(clean())).recommendation()
-    assert not broken.candidates and "continuity" in broken.sentence
+def test_a_trend_is_the_rank_correlation_with_the_order_of_recording() -> None:
+    order = np.arange(30.0)
+    assert trend_finding(order**3).value == pytest.approx(1)
+    assert "trained" in trend_finding(order**3).meaning
+    assert trend_finding(-order).value == pytest.approx(-1)
+    swapped = order.copy()
+    swapped[[0, 29]] = swapped[[29, 0]]
+    assert trend_finding(swapped).value == pytest.approx(1 - 6 * 2 * 29**2 / (30 * (30**2 - 1)))
+    for returns in (order[:29], np.ones(30)):
+        assert trend_finding(returns).verdict == "not applicable"
 
 
-def test_online_rl_is_named_only_where_data_are_cheap_and_safe() -> None:
-    report = inspected(clean())
-    cheap = Answers(can_collect=True, expensive=False, dangerous=False)
-    assert "Online RL" in report.recommendation(cheap).sentence
-    risky = Answers(can_collect=True, expensive=False, dangerous=True)
-    assert "Online RL" not in report.recommendation(risky).sentence
+def test_each_of_few_whole_numbers_has_a_bar_and_few_values_have_few_bars() -> None:
+    assert histogram_edges(np.array([0, 2, 2, 1])) == pytest.approx([-0.5, 0.5, 1.5, 2.5])
+    assert histogram_edges(np.ones(7)) == pytest.approx([0.5, 1.5])
+    draws = np.random.default_rng(0).normal(size=4000)
+    bars = [len(histogram_edges(draws[:n])) - 1 for n in (4, 100, 4000)]
+    assert bars == [5, 10, 40]
 
 
 @pytest.mark.parametrize("text", ["unknown: yes", "dangerous: perhaps", "- 1", "{"])
@@ -75,3 +87,16 @@ def test_wrong_answers_are_refused(tmp_path: Path, text: str) -> None:
     (path := tmp_path / "answers.yaml").write_text(text)
     with pytest.raises(InputError, match=r"answers\.yaml"):
         read_answers(path)
+
+
+def _bandit(returns: NDArray[np.float64]) -> Transitions:
+    """Episodes of one step."""
+    n = len(returns)
+    obs, ends = np.zeros((n, 1), np.float32), np.ones(n, bool)
+    action = np.zeros((n, 1), np.float32)
+    return Transitions(obs, action, returns.astype(np.float32), obs, ends, ~ends, np.arange(n))
+
+
+def _spec(returns: NDArray[np.float64]) -> DatasetSpec:
+    space = Box(-1.0, 1.0, (1,), np.float32)
+    return make_spec("tests/bandit-v0", "0" * 8, space, space, _bandit(returns))
