@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lit_offrl.ensembles import EnsembleLinear, EnsembleMLP
 from lit_offrl.networks import (
     MLP,
     DiscreteQNetwork,
-    EnsembleLinear,
-    EnsembleMLP,
     QNetwork,
     Scalar,
     ValueNetwork,

@@ -554,6 +554,24 @@ _add(
         "(product.view(len(rows), *x.shape) + x)",
         "(product.view(len(rows), *x.shape) + 0 * x)",
     ),
+    ("action part ignored", "(from_obs + from_action)", "(from_obs + 0 * from_action)"),
+    (
+        "last layer with the gain of the others",
+        "gain = last_gain if i == len(layers) - 1 else math.sqrt(2)",
+        "gain = math.sqrt(2)",
+    ),
+    ("biases kept", "nn.init.zeros_(layer.bias)", "pass"),
+    (
+        "dropout behind the last hidden layer only",
+        "            if dropout > 0:",
+        "            if dropout > 0 and width == hidden[-1]:",
+    ),
+    ("sum for mean of quantiles", "self.quantiles(obs).mean(-1)", "self.quantiles(obs).sum(-1)"),
+)
+_add(
+    "shared",
+    "ensembles.py",
+    _NETWORKS,
     (
         "no activation in a member",
         "        return x.relu_()\n    scale",
@@ -575,7 +593,6 @@ _add(
         "[scale[0]] * len(scale), shift.unbind()",
     ),
     ("no bias in a one-wide head", ".unsqueeze(-1) + bias", ".unsqueeze(-1) + 0 * bias"),
-    ("action part ignored", "(from_obs + from_action)", "(from_obs + 0 * from_action)"),
     ("initial range of each part of the first layer its own", "fan_in or n_in", "n_in"),
     (
         "activation behind the last layer",
@@ -583,18 +600,6 @@ _add(
         "return F.relu(last(x))",
     ),
     ("no activation", "        return F.relu(x)\n", "        return x\n"),
-    (
-        "last layer with the gain of the others",
-        "gain = last_gain if i == len(layers) - 1 else math.sqrt(2)",
-        "gain = math.sqrt(2)",
-    ),
-    ("biases kept", "nn.init.zeros_(layer.bias)", "pass"),
-    (
-        "dropout behind the last hidden layer only",
-        "            if dropout > 0:",
-        "            if dropout > 0 and width == hidden[-1]:",
-    ),
-    ("sum for mean of quantiles", "self.quantiles(obs).mean(-1)", "self.quantiles(obs).sum(-1)"),
 )
 _add(
     "shared",

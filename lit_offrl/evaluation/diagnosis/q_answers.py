@@ -7,9 +7,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from lit_offrl.ensembles import Layer, hidden_layer
 from lit_offrl.evaluation.columns import Columns
 from lit_offrl.evaluation.probe import Probe
-from lit_offrl.networks import DiscreteQNetwork, Layer, QNetwork, hidden_layer
+from lit_offrl.networks import DiscreteQNetwork, QNetwork
 
 N_RANDOM = 10
 """Random Box actions that are asked about at each observation."""

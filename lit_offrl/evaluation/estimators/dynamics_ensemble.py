@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lit_offrl.algorithms.base import OfflineAlgorithm
 from lit_offrl.batch import Batch
+from lit_offrl.ensembles import EnsembleMLP
 from lit_offrl.evaluation.logged import LoggedData
-from lit_offrl.networks import EnsembleMLP
 
 LOG_VARIANCE = (-10.0, 0.5)
 """Bounds of the predicted log-variances, where MBPO's start."""
