@@ -7,6 +7,7 @@ from typing import Any
 
 from lit_offrl.algorithms import OfflineAlgorithm
 from lit_offrl.checkpoint import LoadedPolicy
+from lit_offrl.deploy.agreeing import Agreement
 
 FORMAT = 1
 LOADING = """\
@@ -24,7 +25,7 @@ def make_card(
     policy: LoadedPolicy,
     evaluation: dict[str, Any] | None,
     hashes: dict[str, str],
-    checks: dict[str, float],
+    checks: dict[str, Agreement],
     checked_on: str,
 ) -> dict[str, Any]:
     """Gather everything, in plain types.
@@ -33,7 +34,7 @@ def make_card(
         policy: What was trained.
         evaluation: ``report.json`` of its evaluation, if there is one.
         hashes: SHA-256 of each file.
-        checks: Largest difference of each graph from the policy.
+        checks: How each graph acts beside the policy.
         checked_on: How many observations, and which.
     """
     spec, scaling, info = policy.spec, policy.scaling, policy.info
@@ -63,7 +64,11 @@ def make_card(
         "behavior_value": known.get("behavior_value"),
         "findings": [finding.to_dict() for finding in info.findings],
         "files": hashes,
-        "check": {"observations": checked_on, "largest_difference": checks},
+        "check": {
+            "observations": checked_on,
+            "largest_difference": {name: one.largest_difference for name, one in checks.items()},
+            "ties": {name: one.ties for name, one in checks.items()},
+        },
         "versions": {
             **{name: version(name) for name in ("lit_offrl", "torch", "lightning")},
             "python": platform.python_version(),
@@ -108,7 +113,7 @@ def to_markdown(card: dict[str, Any]) -> str:
     """The card for people."""
     data, check = card["data"], card["check"]
     differences = ", ".join(
-        f"`{name}` by at most {value:.1e} of the range"
+        f"`{name}` by at most {value:.1e} of the range{_ties(check['ties'][name])}"
         for name, value in check["largest_difference"].items()
     )
     rows = {
@@ -154,6 +159,10 @@ def to_markdown(card: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _ties(count: int) -> str:
+    return f" but for {count} where two actions are equally good" if count else ""
 
 
 def _estimates(card: dict[str, Any]) -> list[str]:

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 
 from lit_offrl.checkpoint import LoadedPolicy
 from lit_offrl.data import load_dataset
+from lit_offrl.deploy.agreeing import Agreement, agree
 from lit_offrl.deploy.card import make_card, to_json, to_markdown
-from lit_offrl.deploy.graph import PolicyGraph
+from lit_offrl.deploy.graph import PolicyGraph, without_chance
 from lit_offrl.errors import InputError
 from lit_offrl.evaluation import RawPolicy
 
 Format = Literal["torch", "onnx", "both"]
 CHECKED = 1000
-TOLERANCE = 1e-5
-"""Largest difference of actions, as a share of their range; discrete ones must be equal."""
+FILES = {"policy.pt2", "policy.onnx", "card.json", "card.md"}
 
 
 def export_policy(
@@ -54,23 +54,22 @@ def export_policy(
     """
     if kind in ("onnx", "both"):
         _check_packages()
-    if folder.exists() and not overwrite:
-        raise InputError(f"The folder {folder} is there: name another, or allow `--overwrite`.")
+    _check_folder(folder, overwrite)
     graph = PolicyGraph(policy)
     obs, source = sample_observations(policy)
-    wanted = np.asarray(RawPolicy(graph.algorithm, policy.spec, policy.scaling)(obs))
-    wanted = wanted.reshape(_shape(graph, obs))
+    still = without_chance(policy.algorithm)
+    raw = RawPolicy(still, policy.spec, policy.scaling)
     files: dict[str, bytes] = {}
-    checks: dict[str, float] = {}
+    checks: dict[str, Agreement] = {}
     with _silent(), torch.no_grad():
         if kind in ("torch", "both"):
             files["policy.pt2"] = _torch_program(graph, obs)
             found = run_torch(files["policy.pt2"], obs)
-            checks["policy.pt2"] = _agree("policy.pt2", found, wanted, policy)
+            checks["policy.pt2"] = agree("policy.pt2", found, still, raw, obs)
         if kind in ("onnx", "both"):
             files["policy.onnx"] = _onnx_model(graph, obs)
             found = run_onnx(files["policy.onnx"], obs)
-            checks["policy.onnx"] = _agree("policy.onnx", found, wanted, policy)
+            checks["policy.onnx"] = agree("policy.onnx", found, still, raw, obs)
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     card = make_card(policy, evaluation, hashes, checks, f"{len(obs)} {source}")
     files |= {"card.json": to_json(card).encode(), "card.md": to_markdown(card).encode()}
@@ -116,11 +115,25 @@ def _example(obs: NDArray[Any]) -> tuple[tuple[torch.Tensor], dict[str, Any]]:
 def _torch_program(graph: PolicyGraph, obs: NDArray[Any]) -> bytes:
     example, shapes = _example(obs)
     program = torch.export.export(graph.eval(), example, dynamic_shapes=shapes, strict=False)
+    program = torch.export.export(
+        _pruned(program.module()), example, dynamic_shapes=(shapes["obs"],), strict=False
+    )
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # which holds the paths of this machine's files
     torch.export.save(program, buffer := io.BytesIO())
     return buffer.getvalue()
+
+
+def _pruned(traced: Any) -> torch.nn.Module:
+    """Remove the weights that a traced module never reads: its critics (in place)."""
+    traced.graph.eliminate_dead_code()
+    traced.recompile()
+    read = {node.target for node in traced.graph.nodes if node.op == "get_attr"}
+    for name in {*traced.state_dict()} - read:
+        owner, _, last = name.rpartition(".")
+        delattr(traced.get_submodule(owner), last)
+    return traced  # type: ignore[no-any-return]
 
 
 def _onnx_model(graph: PolicyGraph, obs: NDArray[Any]) -> bytes:
@@ -142,24 +155,14 @@ def _onnx_model(graph: PolicyGraph, obs: NDArray[Any]) -> bytes:
     return content
 
 
-def _agree(name: str, found: NDArray[Any], wanted: NDArray[Any], policy: LoadedPolicy) -> float:
-    """Largest difference from the policy, as a share of the range; refuse a large one."""
-    difference = np.abs(found.astype(np.float64) - wanted.astype(np.float64))
-    low, high = policy.scaling.action_low, policy.scaling.action_high
-    if low is not None and high is not None:
-        difference = difference / (high - low).numpy()
-    largest = float(difference.max())
-    if not largest <= (TOLERANCE if low is not None else 0):
-        rows = int((difference.reshape(len(found), -1).max(1) > TOLERANCE).sum())
-        raise InputError(
-            f"{name} acts otherwise than the policy at {rows} of {len(found)} observations (by up "
-            f"to {largest:.2g} of the range): nothing was written. Report this."
-        )
-    return largest
-
-
-def _shape(graph: PolicyGraph, obs: NDArray[Any]) -> tuple[int, ...]:
-    return (len(obs),) if graph.flat else (len(obs), -1)
+def _check_folder(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder that is there, unless it may be replaced and is an export's."""
+    if not folder.exists():
+        return
+    if not overwrite:
+        raise InputError(f"The folder {folder} is there: name another, or allow `--overwrite`.")
+    if not folder.is_dir() or {path.name for path in folder.iterdir()} - FILES:
+        raise InputError(f"{folder} holds more than an export, which would be lost: name another.")
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:

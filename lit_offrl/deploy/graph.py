@@ -39,7 +39,8 @@ class PolicyGraph(nn.Module):
 
     def __init__(self, policy: LoadedPolicy) -> None:
         super().__init__()
-        self.algorithm = deterministic(policy.algorithm)
+        self.algorithm = traceable(policy.algorithm)
+        self.algorithm.act(torch.zeros(1, policy.spec.obs_dim))  # noise is drawn, not traced
         scaling, space = policy.scaling, deserialize_space(policy.spec.action_space)
         self._keep("obs_mean", scaling.obs_mean)
         self._keep("obs_std", scaling.obs_std)
@@ -79,9 +80,9 @@ class PolicyGraph(nn.Module):
         return raw.squeeze(-1) if self.flat else raw
 
 
-def deterministic(algorithm: OfflineAlgorithm) -> OfflineAlgorithm:
-    """Copy an algorithm so that it draws the same at every observation, in graphs of any size."""
-    copied = copy.deepcopy(algorithm).cpu().float().eval().requires_grad_(False)
+def without_chance(algorithm: OfflineAlgorithm) -> OfflineAlgorithm:
+    """Copy an algorithm so that it draws the same at every observation."""
+    copied = copy.deepcopy(algorithm).cpu().eval().requires_grad_(False)
     noise: dict[tuple[int, ...], Tensor] = {}
 
     def randn(*shape: int) -> Tensor:
@@ -93,6 +94,12 @@ def deterministic(algorithm: OfflineAlgorithm) -> OfflineAlgorithm:
         return noise[key].expand(*lead, rows, width)
 
     vars(copied)["randn"] = randn
+    return copied
+
+
+def traceable(algorithm: OfflineAlgorithm) -> OfflineAlgorithm:
+    """Copy an algorithm so that it does the same operations for any number of observations."""
+    copied = without_chance(algorithm).float()
     for module in copied.modules():
         if isinstance(module, QNetwork):  # whose path on a CPU depends on the number of rows
             vars(module)["forward"] = types.MethodType(_batched, module)

@@ -21,6 +21,7 @@ from minari.data_collector import EpisodeBuffer
 from lit_offrl.checkpoint import load
 from lit_offrl.data.builtin.placing import is_made, make_whole, minari_root
 from lit_offrl.data.builtin.recording import Act, mean_return, play
+from lit_offrl.data.spaces import leaves
 from lit_offrl.errors import EnvironmentFailed, InputError
 from lit_offrl.evaluation.environment import watched
 from lit_offrl.files import write_whole
@@ -217,14 +218,19 @@ def _play(recipe: Recipe, env: gym.Env[Any, Any], act: Act, number: int) -> Epis
     seed_draws(seed, torch.device("cpu"))
     with watched(env, 0):
         episode = play(env, act, seed)
-    rewards = np.array(episode.rewards)
-    if not np.isfinite(rewards).all():
-        step = int(np.flatnonzero(~np.isfinite(rewards))[0])
-        raise EnvironmentFailed(
-            f"Environment `{recipe.env_id}` gave a reward that is not finite at step {step} of "
-            f"episode {number}"
-        )
+    for what, values in (("a reward", episode.rewards), ("an observation", episode.observations)):
+        for step, value in enumerate(values):
+            if not _is_finite(value):
+                raise EnvironmentFailed(
+                    f"Environment `{recipe.env_id}` gave {what} that is not finite at step {step} "
+                    f"of episode {number}"
+                )
     return episode
+
+
+def _is_finite(value: Any) -> bool:
+    numbers = [leaf for leaf in map(np.asarray, leaves(value)) if leaf.dtype.kind == "f"]
+    return all(bool(np.isfinite(leaf).all()) for leaf in numbers)
 
 
 def _reference_scores(

@@ -1,7 +1,9 @@
+import json
 from pathlib import Path
 
 import pytest
 
+from lit_offrl.checkpoint import load
 from tests.cli.running import Fit, Outcome, run
 
 
@@ -43,3 +45,23 @@ def test_wrong_input_is_one_line(
     assert exported.code == 0
     outcome = run(capsys, ["export", str(checkpoint), "--format", "torch", *arguments])
     assert message in outcome.complaint
+
+
+@pytest.mark.parametrize(("updates", "headline"), [(4, "It is better."), (2, "")])
+def test_an_evaluation_of_another_state_is_left_out(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], updates: int, headline: str
+) -> None:
+    info, spec = (policy := load(checkpoint)).info, policy.spec
+    judged = {
+        "gradient updates": updates,
+        "training seed": info.seed,
+        "its content hash": spec.content_hash,
+    }
+    report = {"conclusion": "use", "headline": "It is better.", "ledger": judged}
+    folder = checkpoint.parents[1] / "evaluation" / "last"
+    folder.mkdir(parents=True)
+    (folder / "report.json").write_text(json.dumps(report))
+    assert run(capsys, ["export", str(checkpoint), "--format", "torch"]).code == 0
+    card = json.loads((checkpoint.parents[1] / "export" / "last" / "card.json").read_text())
+    assert card["headline"] == headline
+    assert (card["conclusion"] == "not evaluated") == (not headline)

@@ -1,3 +1,4 @@
+import io
 import json
 import subprocess
 import sys
@@ -23,8 +24,9 @@ from lit_offrl.algorithms import (
 from lit_offrl.algorithms.pex import PEX
 from lit_offrl.checkpoint import LoadedPolicy, TrainingInfo
 from lit_offrl.deploy import exporting
+from lit_offrl.deploy.agreeing import Agreement, agree
 from lit_offrl.deploy.exporting import export_policy, run_onnx, run_torch
-from lit_offrl.deploy.graph import PolicyGraph
+from lit_offrl.deploy.graph import PolicyGraph, without_chance
 from lit_offrl.errors import InputError
 from lit_offrl.evaluation import RawPolicy
 from lit_offrl.evaluation.finding import Finding
@@ -104,6 +106,77 @@ def test_bcq_is_a_function_of_the_observation() -> None:
     torch.testing.assert_close(whole, single, atol=1e-6, rtol=0)
     raw = RawPolicy(graph.algorithm, policy.spec, policy.scaling)
     np.testing.assert_allclose(whole.numpy(), raw(obs), rtol=0, atol=1e-6)
+
+
+def agree_at(policy: LoadedPolicy, obs: Any, found: Any) -> Agreement:
+    return agree("policy.pt2", found, policy.algorithm, policy, obs)
+
+
+def without_actions(kind: Any, action_dim: int, **arguments: Any) -> OfflineAlgorithm:
+    """An algorithm whose critic values all actions alike to rounding."""
+    algorithm: OfflineAlgorithm = kind(3, action_dim, **SMALL, **arguments)
+    for parameter in algorithm.q.parameters():  # type: ignore[union-attr]
+        parameter.data.mul_(1e-9)
+    return algorithm
+
+
+@pytest.mark.parametrize(("kind", "space"), [(TD3BC, BOX), (DiscreteCQL, SPACES[0][0])])
+def test_few_rows_may_take_another_action_of_the_same_value(
+    kind: Any, space: gym.Space[Any]
+) -> None:
+    obs, width = observations(100), 2 if space is BOX else 4
+    tied, sure = policy_of(without_actions(kind, width), space), policy_of(kind(3, width), space)
+    for policy, rows, fine in ((tied, 5, True), (tied, 6, False), (sure, 5, False)):
+        found = np.array(policy(obs))
+        found[:rows] = space.low if space is BOX else (found[:rows] + 2) % 4 - 1
+        if fine:
+            assert agree_at(policy, obs, found) == Agreement(0.0, rows)
+            continue
+        with pytest.raises(InputError, match=rf"at {rows} of 100 observations"):
+            agree_at(policy, obs, found)
+
+
+def test_discrete_actions_that_are_as_probable_are_ties() -> None:
+    policy = policy_of(BC(3, 4, policy="categorical", **SMALL), SPACES[0][0])
+    for parameter in policy.algorithm.parameters():
+        parameter.data.mul_(1e-9)
+    obs = observations(100)
+    found = np.array(policy(obs))
+    found[0] = (found[0] + 2) % 4 - 1
+    assert agree_at(policy, obs, found).ties == 1
+
+
+def test_small_differences_are_said_and_larger_ones_refused() -> None:
+    policy, obs = policy_of(BC(3, 2, **SMALL)), observations(100)
+    width = BOX.high - BOX.low
+    near = agree_at(policy, obs, policy(obs) + 5e-6 * width)
+    assert near.largest_difference == pytest.approx(5e-6, rel=0.1) and near.ties == 0
+    for shift in (2e-5, np.nan):
+        with pytest.raises(InputError, match="at 100 of 100 observations"):
+            agree_at(policy, obs, policy(obs) + shift * width)
+
+
+def test_what_is_compared_with_is_the_policy_as_it_was_trained() -> None:
+    policy = policy_of(IQL(3, 2, **SMALL))
+    policy.algorithm.double()
+    still = without_chance(policy.algorithm)
+    assert next(still.parameters()).dtype is torch.float64
+    assert next(PolicyGraph(policy).parameters()).dtype is torch.float32
+
+
+def test_a_program_holds_the_weights_that_it_reads_and_no_others() -> None:
+    policy, obs = policy_of(IQL(3, 2, **SMALL)), observations()
+    content = exporting._torch_program(PolicyGraph(policy), obs)
+    program = torch.export.load(io.BytesIO(content))
+    assert not [name for name in program.state_dict if ".q." in name or ".v." in name]
+    np.testing.assert_allclose(run_torch(content, obs), policy(obs), rtol=0, atol=1e-6)
+
+
+def test_a_program_does_not_draw() -> None:
+    policy, obs = policy_of(BCQ(3, 2, vae_hidden=(8,), **SMALL)), observations()
+    content = exporting._torch_program(PolicyGraph(policy), obs)  # which has not acted before
+    still = RawPolicy(without_chance(policy.algorithm), policy.spec, policy.scaling)
+    np.testing.assert_allclose(run_torch(content, obs), still(obs), rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -187,11 +260,15 @@ def test_the_code_on_the_card_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_an_existing_folder_is_left_alone_unless_it_may_be_replaced(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine.txt").write_text("keep")
+    (tmp_path / "out" / "card.md").write_text("an older one")
     policy = policy_of(BC(3, 2, **SMALL))
     with pytest.raises(InputError, match="is there"):
         quick(policy, tmp_path / "out")
-    assert (tmp_path / "out" / "mine.txt").read_text() == "keep"
+    assert (tmp_path / "out" / "card.md").read_text() == "an older one"
+    (tmp_path / "out" / "mine.txt").touch()
+    with pytest.raises(InputError, match="holds more than an export"):
+        quick(policy, tmp_path / "out", overwrite=True)
+    (tmp_path / "out" / "mine.txt").unlink()
     quick(policy, tmp_path / "out", overwrite=True)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "card.json",

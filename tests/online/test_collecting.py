@@ -160,7 +160,12 @@ def test_reference_scores_are_measured() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "message"), [("raise", "the arm is stuck"), ("nan_reward", "not finite at step 1")]
+    ("fault", "message"),
+    [
+        ("raise", "the arm is stuck"),
+        ("nan_reward", "a reward that is not finite at step 1 of"),
+        ("nan", "an observation that is not finite at step"),
+    ],
 )
 def test_an_environment_that_fails_keeps_the_episodes_before(
     fault: str, message: str, minari_folder: Path
