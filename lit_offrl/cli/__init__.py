@@ -25,7 +25,6 @@ usage: lit-offrl VERB [options]
             lit-offrl evaluate runs/pendulum-mixed/iql/seed-0/checkpoints/best.ckpt
   monitor   say whether deployed episodes still match the log and the prediction, or what changed:
             lit-offrl monitor runs/pendulum-mixed/iql/seed-0/checkpoints/best.ckpt DEPLOYED_SET
-
   collect   record policies in an environment as a Minari set:
             lit-offrl collect --env Pendulum-v1 --steps 10000 --dataset_id my/random-v0
   export    write a policy that runs without this library, with its model card:
