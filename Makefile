@@ -22,13 +22,13 @@ demo: $(VENV)/.installed  ## Train IQL and BC on pendulum/mixed and compare them
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.installed-dev  ## Run all tests, those marked slow too.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/.installed-dev  ## Format, lint, types, then all tests.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 bench: $(VENV)/.installed  ## Measure speed, start-up, growth; PEERS names other libraries.
 	$(BIN)/python benchmarks/speed.py --out $(BENCH_OUT) $(PEERS)
