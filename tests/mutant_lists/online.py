@@ -34,6 +34,12 @@ _add(
         "next_action = self._draw(self.policy(batch.next_obs), batch.action)",
         "next_action = batch.action",
     ),
+    (
+        "targets do not move",
+        "polyak_update(self.q, self.target_q, self.polyak)",
+        "pass",
+    ),
+    ("λ of 0 accepted", "if awr_temperature <= 0:", "if awr_temperature < 0:"),
 )
 _add(
     "rebrac",
@@ -58,6 +64,39 @@ _add(
     ),
     ("layer norm before the ReLU", "relu_first=True", "relu_first=False"),
     ("Q not scaled", "weight = 1 / self.batch_mean(q.detach().abs())", "weight = 1.0"),
+    (
+        "target from the online critics",
+        "self.target_q(batch.next_obs, next_action)",
+        "self.q(batch.next_obs, next_action)",
+    ),
+    ("target from the online policy", "self.target_policy(batch", "self.policy(batch"),
+    ("target noise not clipped", "noise = noise.clamp(-self.noise_clip, self.noise_clip)", "pass"),
+    (
+        "target policy does not move",
+        "polyak_update(self.policy, self.target_policy, self.polyak)",
+        "pass",
+    ),
+    ("policy steps always", "if self.due(self.policy_delay):", "if True:"),
+)
+_add(
+    "rebrac",
+    "data/packing.py",
+    ("data/test_datamodule.py",),
+    (
+        "next action of the row itself",
+        "np.arange(len(transitions)) + 1",
+        "np.arange(len(transitions))",
+    ),
+    (
+        "ends of episodes not seen",
+        "transitions.episode[1:] == transitions.episode[:-1]",
+        "transitions.episode[1:] >= 0",
+    ),
+    (
+        "a next action after the last row",
+        "== transitions.episode[:-1], False)",
+        "== transitions.episode[:-1], True)",
+    ),
 )
 _add(
     "cal_ql",
