@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lit_offrl.data import load_dataset
 from lit_offrl.online.datamodule import Collecting
 from lit_offrl.online.measures import outcome
 
@@ -166,8 +167,6 @@ def table(records: Sequence[dict[str, object]]) -> str:
 
 
 def _row(cell: Cell, records: Sequence[dict[str, object]]) -> str:
-    from lit_offrl.data import load_dataset
-
     mean_return = float(load_dataset(cell.dataset)[0].returns().mean())
     results, reached = [], []
     for record in records:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 
+from lit_offrl.data.spaces import leaves
 from lit_offrl.errors import EnvironmentFailed, InputError, NotApplicableError
 from lit_offrl.evaluation import RawPolicy, evaluate
 from lit_offrl.evaluation.diagnosis.divergence import policy_kl
@@ -94,11 +95,13 @@ class FineTuning(Diagnostic):
         data = self._data
         if data.spec.ref_min_score is not None:
             return float(data.spec.ref_min_score)
-        space = make_env(data.spec, data.env_id).action_space
+        env = make_env(data.spec, data.env_id)
+        env.close()
+        space = env.action_space
         space.seed(self.seed)
         self.episodes_spent += self.episodes
         rollouts = evaluate(
-            lambda obs: np.stack([space.sample() for _ in range(_count(obs))]),
+            lambda obs: np.stack([space.sample() for _ in leaves(obs)[0]]),
             data.spec,
             self.episodes,
             self.seed,
@@ -205,10 +208,3 @@ class FineTuning(Diagnostic):
         super().load_state_dict(state_dict)
         self.before, self._seen = dict(state_dict["before"]), int(state_dict["seen"])
         self.episodes_spent = int(state_dict["episodes_spent"])
-
-
-def _count(obs: Any) -> int:
-    """Number of observations in a batch of a vector environment's."""
-    while isinstance(obs, dict | tuple):
-        obs = next(iter(obs.values())) if isinstance(obs, dict) else obs[0]
-    return len(obs)

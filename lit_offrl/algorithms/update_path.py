@@ -147,7 +147,16 @@ class UpdatePath(LightningModule):
                 group["lr"].fill_(lr * (1 + math.cos(math.pi * progress)) / 2)
 
     def take_over(self, states: Sequence[dict[str, Any]]) -> None:
-        """Go on with the optimizers' states of a checkpoint, at the present learning rates."""
+        """Go on with the optimizers' states of a checkpoint, at the present learning rates.
+
+        Raises:
+            InputError: If the checkpoint has other optimizers.
+        """
+        if len(states) != len(self._optimizers):
+            raise InputError(
+                f"The checkpoint has {len(states)} optimizers, {type(self).__name__} now has "
+                f"{len(self._optimizers)}: leave what is learned as it was trained."
+            )
         for optimizer, state in zip(self._optimizers.values(), states, strict=True):
             rates = [group["lr"] for group in optimizer.param_groups]
             optimizer.load_state_dict(state)

@@ -15,6 +15,7 @@ from rich.table import Table
 from lit_offrl.checkpoint import LoadedPolicy, load
 from lit_offrl.cli.evaluated import StageProgress
 from lit_offrl.cli.parsing import OneLineParser, make_writable
+from lit_offrl.cli.run_folder import run_of
 from lit_offrl.data import Transitions, load_dataset
 from lit_offrl.data.minari_source import locate
 from lit_offrl.errors import InputError
@@ -34,7 +35,7 @@ def main(args: Sequence[str]) -> Path:
     logs, calibration = _episodes(config.logs, policy), None
     if config.calibration is not None:
         calibration = _episodes(config.calibration, policy)
-    folder = Path(config.out) if config.out else _run(path) / "monitor" / path.stem
+    folder = Path(config.out) if config.out else run_of(path) / "monitor" / path.stem
     prediction = _prediction(config.predicted, path, policy)
     reference = _reference(policy)
     for episodes in (logs, calibration):
@@ -111,11 +112,6 @@ def _parser() -> OneLineParser:
     return parser
 
 
-def _run(path: Path) -> Path:
-    """Folder of the run that a checkpoint is of."""
-    return path.parent.parent if path.parent.name == "checkpoints" else path.parent
-
-
 def _episodes(dataset_id: str, policy: LoadedPolicy) -> Transitions:
     """Load episodes of the checkpoint's task and discount."""
     transitions, spec = load_dataset(dataset_id)
@@ -163,7 +159,7 @@ def _prediction(given: list[float] | None, path: Path, policy: LoadedPolicy) -> 
     """The predicted return: as given, or what an evaluation left beside the checkpoint."""
     if given is not None:
         return Prediction(given[0], given[1], given[2], "`--predicted`")
-    report = _run(path) / "evaluation" / path.stem / "report.json"
+    report = run_of(path) / "evaluation" / path.stem / "report.json"
     if not report.is_file():
         return None
     try:

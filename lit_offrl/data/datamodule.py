@@ -16,6 +16,7 @@ from torch import Tensor
 from lit_offrl.batch import Batch, Layout
 from lit_offrl.data.loading import load_dataset
 from lit_offrl.data.packing import obs_statistics, pack_rows
+from lit_offrl.data.resuming import refuse_other_data
 from lit_offrl.data.sampler import (
     ReplicaSampler,
     SequentialBatches,
@@ -290,29 +291,7 @@ class OfflineDataModule(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the seed, and refuse a checkpoint of other data, split or scaling."""
-        saved, spec = DatasetSpec.from_dict(state_dict["spec"]), self.spec
-        if saved.content_hash != spec.content_hash or (saved.obs_dim, saved.action_dim) != (
-            spec.obs_dim,
-            spec.action_dim,
-        ):
-            raise InputError(
-                f"The checkpoint was trained on `{saved.dataset_id}` ({saved.obs_dim} observation "
-                f"features, {saved.action_dim} actions, content {saved.content_hash[:8]}), not on "
-                f"`{spec.dataset_id}` ({spec.obs_dim}, {spec.action_dim}, {spec.content_hash[:8]})"
-                ": give it that data set."
-            )
-        for name in ("split_seed", "held_out"):
-            if state_dict[name] != getattr(self, name):
-                raise InputError(
-                    f"The checkpoint was trained with `{name}` {state_dict[name]}, not "
-                    f"{getattr(self, name)}: another split would mix held-out episodes into "
-                    f"training. Set `data.{name}` to {state_dict[name]}."
-                )
-        if not _same(state_dict["scaling"], self.scaling.to_dict()):
-            raise InputError(
-                "The checkpoint was trained with another scaling of observations or rewards: set "
-                "`normalize_obs`, `top_fraction` and the `reward_...` options as they were."
-            )
+        refuse_other_data(state_dict, OfflineDataModule.state_dict(self))
         self._seed = int(state_dict["seed"])
 
 
@@ -320,11 +299,3 @@ def _positive(name: str, value: int) -> int:
     if value < 1:
         raise InputError(f"`{name}` must be at least 1, not {value}.")
     return value
-
-
-def _same(saved: dict[str, Any], current: dict[str, Any]) -> bool:
-    """Whether two scalings agree, but for the rounding of another machine's sums."""
-    if any((saved[key] is None) != (current[key] is None) for key in current):
-        return False
-    numbers = [key for key in current if current[key] is not None]
-    return all(np.allclose(saved[key], current[key], rtol=1e-4, atol=1e-6) for key in numbers)

@@ -28,10 +28,6 @@ class PolicyGraph(nn.Module):
     """
 
     algorithm: OfflineAlgorithm
-    obs_mean: Tensor
-    obs_std: Tensor
-    action_low: Tensor
-    action_high: Tensor
     low: Tensor
     high: Tensor
     sizes: Tensor
@@ -41,25 +37,13 @@ class PolicyGraph(nn.Module):
         super().__init__()
         self.algorithm = traceable(policy.algorithm)
         self.algorithm.act(torch.zeros(1, policy.spec.obs_dim))  # noise is drawn, not traced
-        scaling, space = policy.scaling, deserialize_space(policy.spec.action_space)
-        self._keep("obs_mean", scaling.obs_mean)
-        self._keep("obs_std", scaling.obs_std)
-        self.box = scaling.action_low is not None
-        if scaling.action_low is not None and scaling.action_high is not None:
-            low, high = _bounds(space)
-            self._keep("action_low", scaling.action_low)
-            self._keep("action_high", scaling.action_high)
-            self._keep("low", torch.maximum(low, scaling.action_low))
-            self._keep("high", torch.minimum(high, scaling.action_high))
-        else:
-            sizes, start = _sizes(space)
-            self._keep("sizes", sizes)
-            self._keep("start", start)
+        self.scaling, space = policy.scaling, deserialize_space(policy.spec.action_space)
+        self.box = isinstance(space, spaces.Box)
+        names = ("low", "high") if self.box else ("sizes", "start")
+        for name, value in zip(names, _bounds(space) if self.box else _sizes(space), strict=True):
+            self.register_buffer(name, value)
         self.flat = isinstance(space, spaces.Discrete)
         """Whether an action is one number instead of a row of them."""
-
-    def _keep(self, name: str, value: Tensor) -> None:
-        self.register_buffer(name, value.clone())
 
     def forward(self, obs: Tensor) -> Tensor:
         """Map raw flattened observations (B, O) to raw actions.
@@ -68,9 +52,9 @@ class PolicyGraph(nn.Module):
             Box actions (B, A) in float32; else int64 in the environment's own numbering, (B,) where
             its space is Discrete and (B, D) where it is MultiDiscrete.
         """
-        action = self.algorithm.act((obs - self.obs_mean) / self.obs_std)
+        action = self.algorithm.act(self.scaling.normalize_obs(obs))
         if self.box:
-            raw = self.action_low + (action + 1) / 2 * (self.action_high - self.action_low)
+            raw = self.scaling.unscale_action(action)
             return torch.minimum(torch.maximum(raw, self.low), self.high)
         codes = []
         for size in reversed(self.sizes.unbind()):

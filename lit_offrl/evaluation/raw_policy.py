@@ -76,7 +76,7 @@ class RawPolicy:
             key: Any = next(iter(part.keys())) if isinstance(part, spaces.Dict) else 0
             part, value = part[key], value[key]
         single = value.ndim == len(part.shape or ())
-        return flatten_observations(space, _stack_one(values) if single else values), single
+        return flatten_observations(space, stack_one(values) if single else values), single
 
 
 def _is_nested(space: Space[Any], obs: Any) -> bool:
@@ -107,13 +107,13 @@ def _array(values: Any) -> NDArray[Any]:
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
-def _stack_one(values: Any) -> Any:
+def stack_one(values: Any) -> Any:
     """Put a batch axis of length 1 before each leaf."""
     if isinstance(values, dict):
-        return {key: _stack_one(value) for key, value in values.items()}
+        return {key: stack_one(value) for key, value in values.items()}
     if isinstance(values, tuple):
-        return tuple(_stack_one(value) for value in values)
-    return values[None]
+        return tuple(stack_one(value) for value in values)
+    return np.asarray(values)[None]
 
 
 @contextmanager

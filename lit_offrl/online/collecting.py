@@ -16,6 +16,7 @@ import minari
 import numpy as np
 import torch
 from gymnasium import spaces
+from lightning_utilities.core.apply_func import apply_to_collection
 from minari.data_collector import EpisodeBuffer
 
 from lit_offrl.checkpoint import load
@@ -202,7 +203,8 @@ def _record(
         episode = _read(path)
         if episode is None:
             episode = _play(recipe, env, acts[i], len(episodes))
-            torch.save(_tensors(vars(episode)), content := io.BytesIO())
+            plain = apply_to_collection(vars(episode), (np.ndarray, np.generic), _plain)
+            torch.save(plain, content := io.BytesIO())
             write_whole(path, content.getbuffer())
         episodes.append(episode)
         who.append(recipe.policies[i])
@@ -270,28 +272,16 @@ def _write(
     dataset.storage.update_episode_metadata({"behavior": name} for name in who)
 
 
-def _tensors(tree: Any) -> Any:
-    """Arrays as tensors and numbers as Python's, which a file of plain types can hold."""
-    if isinstance(tree, dict):
-        return {key: _tensors(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return type(tree)(_tensors(value) for value in tree)
-    if isinstance(tree, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(tree))
-    return tree.item() if isinstance(tree, np.generic) else tree
-
-
-def _arrays(tree: Any) -> Any:
-    """Undo :func:`_tensors`."""
-    if isinstance(tree, dict):
-        return {key: _arrays(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return type(tree)(_arrays(value) for value in tree)
-    return tree.numpy() if isinstance(tree, torch.Tensor) else tree
+def _plain(value: Any) -> Any:
+    """A tensor of an array, Python's number of NumPy's: what a file of plain types can hold."""
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(value))
+    return value.item()
 
 
 def _read(path: Path) -> EpisodeBuffer | None:
     """An episode that was recorded before; None if there is none or it is damaged."""
     with contextlib.suppress(Exception):  # torch has many errors of its own
-        return EpisodeBuffer(**_arrays(torch.load(path, weights_only=True)))
+        plain = torch.load(path, weights_only=True)
+        return EpisodeBuffer(**apply_to_collection(plain, torch.Tensor, torch.Tensor.numpy))
     return None

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from lit_offrl.algorithms import OfflineAlgorithm
-from lit_offrl.batch import Batch
 from lit_offrl.data import DatasetSpec, OfflineDataModule
 from lit_offrl.data.sampler import UpdateBlocks
 from lit_offrl.errors import EnvironmentFailed, InputError
@@ -224,10 +223,6 @@ class FineTuneDataModule(OfflineDataModule):
     def _keep(self, step: Step, action: Tensor) -> None:
         self.env_steps += len(step.reward)
         self.episodes.add(step, action, self.env_steps)
-
-    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Batch:
-        """Split packed columns into the fields of a batch."""
-        return self.layout.unpack(batch)
 
     def teardown(self, stage: str) -> None:
         """Close the environments."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lit_offrl.data import DatasetSpec
 from lit_offrl.data.spaces import flatten_observations
 from lit_offrl.evaluation.environment import make_env, watched
+from lit_offrl.evaluation.raw_policy import stack_one
 from lit_offrl.rng import stream_seed
 
 EPISODE_STREAM = 3
@@ -122,7 +123,7 @@ class Environments:
             self.obs[i] = self._flatten(obs)
 
     def _flatten(self, obs: Any) -> NDArray[np.float32]:
-        flat: NDArray[np.float32] = flatten_observations(self._space, _stacked(obs))[0]
+        flat: NDArray[np.float32] = flatten_observations(self._space, stack_one(obs))[0]
         return flat
 
     def abandon(self) -> None:
@@ -166,12 +167,3 @@ class Environments:
         """Close all environments."""
         for env in self._envs:
             env.close()
-
-
-def _stacked(obs: Any) -> Any:
-    """Put an axis of length 1 before each array of an observation."""
-    if isinstance(obs, dict):
-        return {key: _stacked(value) for key, value in obs.items()}
-    if isinstance(obs, tuple):
-        return tuple(_stacked(value) for value in obs)
-    return np.asarray(obs)[None]

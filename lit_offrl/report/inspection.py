@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from lit_offrl.files import write_whole
 from lit_offrl.inspection import Answers, DataReport
 from lit_offrl.inspection.actions import scaled_actions
 from lit_offrl.report.content import plain
 from lit_offrl.report.plot_style import BLUE, plot_style
 from lit_offrl.report.rendering import mark_code, to_png, to_svg
+from lit_offrl.report.writing import write_all
 
 MOST_BARS = 40
 
@@ -37,9 +37,7 @@ def write_inspection(report: DataReport, folder: Path, answers: Answers | None =
     values = plain(report.to_dict(answers))
     contents["report.json"] = (json.dumps(values, indent=2, allow_nan=False) + "\n").encode()
     contents["report.html"] = _html(report, drawn, answers).encode()
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():  # all of them were made before the first is written
-        write_whole(folder / name, content)
+    write_all({folder / name: content for name, content in contents.items()})
     return folder / "report.html"
 
 

@@ -35,7 +35,7 @@ def write_report(report: Report, folder: str | Path, stem: str = "report") -> Pa
     contents[f"{stem}.md"] = markdown(report, images).encode()
     contents[f"{stem}.json"] = to_json(report).encode()
     contents[f"{stem}.html"] = html(report, drawn).encode()
-    _write_all({folder / path: content for path, content in contents.items()})
+    write_all({folder / path: content for path, content in contents.items()})
     return folder / f"{stem}.html"
 
 
@@ -72,7 +72,7 @@ def log_estimates(report: Report, loggers: Iterable[Logger], step: int) -> None:
         logger.log_metrics(known, step)
 
 
-def _write_all(contents: dict[Path, bytes]) -> None:
+def write_all(contents: dict[Path, bytes]) -> None:
     """Write all files under temporary names before the first one takes its place."""
     temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
     try:

@@ -356,10 +356,10 @@ _add(
     "export",
     "deploy/graph.py",
     ("deploy/test_export.py",),
-    ("obs not normalized", "(obs - self.obs_mean) / self.obs_std", "obs"),
+    ("obs not normalized", "self.scaling.normalize_obs(obs)", "obs"),
     (
         "actions not scaled back",
-        "self.action_low + (action + 1) / 2 * (self.action_high - self.action_low)",
+        "self.scaling.unscale_action(action)",
         "action",
     ),
     (

@@ -160,3 +160,15 @@ def test_a_frozen_policy_does_not_follow() -> None:
         p.data.zero_()
     assert not same(kept, old)
     assert not any(p.requires_grad for p in kept.parameters())
+
+
+def test_other_optimizers_than_the_checkpoints_are_refused() -> None:
+    old = CQL(3, 2, **CRITIC)
+    states = [optimizer.state_dict() for optimizer in old._optimizers.values()]
+    new = finetuned(loaded(old), "continue", {"lagrange_gap": 1.0})
+    with pytest.raises(InputError, match="has 3 optimizers, CQL now has 4"):
+        new.take_over(states)
+    same_kind = finetuned(loaded(old), "continue", {"policy_lr": 1e-2})
+    same_kind.take_over(states)
+    rates = [o.param_groups[0]["lr"] for o in same_kind._optimizers.values()]
+    assert rates == [1e-2, 1e-2, 3e-4]
