@@ -41,7 +41,7 @@ clean:  ## Remove caches and built files; keep .venv and the runs.
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 $(VENV)/.installed: EXTRAS =
-$(VENV)/.installed-dev: EXTRAS = [dev,ml,sepsis]
+$(VENV)/.installed-dev: EXTRAS = [dev,ml,sepsis,atari]
 # The stamp is touched last: an installation that was cut short is taken up again.
 $(VENV)/.installed $(VENV)/.installed-dev: pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else sys.argv[1])' '$(OLD_PYTHON)'

@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -176,7 +177,8 @@ def play(policy: LoadedPolicy, episodes: int, seed: int, friction: float = 1.0) 
             obs, done = after, terminated or truncated
     columns = [np.array(column) for column in zip(*rows, strict=True)]
     types = (np.float32, np.float32, np.float32, np.float32, np.bool_, np.bool_, np.int64)
-    return Transitions(*(c.astype(t) for c, t in zip(columns, types, strict=True)))
+    flat: list[Any] = [c.astype(t) for c, t in zip(columns, types, strict=True)]
+    return Transitions(*flat)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_offrl.encoders import ObsDim, encoder_of
 from lit_offrl.ensembles import (
     EnsembleLayerNorm,
     EnsembleLinear,
@@ -52,17 +53,19 @@ class MLP(nn.Sequential):
 class ValueNetwork(nn.Module):
     """State value V(s)."""
 
-    def __init__(self, obs_dim: int, hidden: Sequence[int]) -> None:
+    def __init__(self, obs_dim: ObsDim, hidden: Sequence[int]) -> None:
         super().__init__()
-        self.net = MLP(obs_dim, hidden, 1)
+        self.encoder, n_in = encoder_of(obs_dim)
+        self.net = MLP(n_in, hidden, 1)
 
     def forward(self, obs: Tensor) -> Tensor:
         """Map obs (..., O) to values (...)."""
         layers = list(self.net)
         last: nn.Linear = layers.pop()  # type: ignore[assignment]
+        h = self.encoder(obs)
         for layer in layers:
-            obs = layer(obs)
-        return one_column(obs, last.weight.squeeze(0)) + last.bias
+            h = layer(h)
+        return one_column(h, last.weight.squeeze(0)) + last.bias
 
 
 class QNetwork(nn.Module):
@@ -82,7 +85,7 @@ class QNetwork(nn.Module):
 
     def __init__(
         self,
-        obs_dim: int,
+        obs_dim: ObsDim,
         action_dim: int,
         hidden: Sequence[int],
         n_critics: int,
@@ -90,8 +93,9 @@ class QNetwork(nn.Module):
         relu_first: bool = False,
     ) -> None:
         super().__init__()
-        fan_in = obs_dim + action_dim
-        self.obs_layer = EnsembleLinear(n_critics, obs_dim, hidden[0], fan_in=fan_in)
+        self.encoder, n_in = encoder_of(obs_dim)
+        fan_in = n_in + action_dim
+        self.obs_layer = EnsembleLinear(n_critics, n_in, hidden[0], fan_in=fan_in)
         self.action_layer = EnsembleLinear(
             n_critics, action_dim, hidden[0], fan_in=fan_in, bias=False
         )
@@ -101,6 +105,7 @@ class QNetwork(nn.Module):
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
         """Map obs (B, O) and actions (..., B, A) to values (n, ..., B)."""
         rows = action.reshape(-1, len(obs), action.shape[-1])  # (N, B, A)
+        obs = self.encoder(obs)
         q = self.batched(obs, rows) if obs.is_cuda else self._one_by_one(obs, rows)
         return q.reshape(len(q), *action.shape[:-1])
 
@@ -158,7 +163,7 @@ class DiscreteQNetwork(nn.Module):
 
     def __init__(
         self,
-        obs_dim: int,
+        obs_dim: ObsDim,
         n_actions: int,
         hidden: Sequence[int],
         n_critics: int,
@@ -166,11 +171,12 @@ class DiscreteQNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.n_actions, self.n_quantiles = n_actions, n_quantiles
-        self.net = EnsembleMLP(n_critics, obs_dim, hidden, n_actions * n_quantiles)
+        self.encoder, n_in = encoder_of(obs_dim)
+        self.net = EnsembleMLP(n_critics, n_in, hidden, n_actions * n_quantiles)
 
     def quantiles(self, obs: Tensor) -> Tensor:
         """Map obs (B, O) to quantiles of the return of each action, (n, B, A, M)."""
-        return self.net(obs).unflatten(-1, (self.n_actions, self.n_quantiles))  # type: ignore[no-any-return]
+        return self.net(self.encoder(obs)).unflatten(-1, (self.n_actions, self.n_quantiles))  # type: ignore[no-any-return]
 
     def forward(self, obs: Tensor) -> Tensor:
         """Map obs (B, O) to values (n, B, A): the means of the quantiles."""

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_offrl.encoders import ObsDim, encoder_of
 from lit_offrl.errors import NotApplicableError
 from lit_offrl.networks import MLP
 
@@ -207,20 +208,21 @@ class GaussianPolicy(nn.Module):
 
     def __init__(
         self,
-        obs_dim: int,
+        obs_dim: ObsDim,
         action_dim: int,
         hidden: Sequence[int],
         dropout: float = 0.0,
         log_std_range: tuple[float, float] = (-5.0, 2.0),
     ) -> None:
         super().__init__()
-        self.net = MLP(obs_dim, hidden, action_dim, dropout)
+        self.encoder, n_in = encoder_of(obs_dim)
+        self.net = MLP(n_in, hidden, action_dim, dropout)
         self.log_std = nn.Parameter(torch.zeros(action_dim))
         self.log_std_range = log_std_range
 
     def forward(self, obs: Tensor) -> Gaussian:
         """Distribution of actions at obs (B, O)."""
-        return Gaussian(self.net(obs).tanh(), self.log_std.clamp(*self.log_std_range))
+        return Gaussian(self.net(self.encoder(obs)).tanh(), self.log_std.clamp(*self.log_std_range))
 
 
 class TanhGaussianPolicy(nn.Module):
@@ -236,19 +238,20 @@ class TanhGaussianPolicy(nn.Module):
 
     def __init__(
         self,
-        obs_dim: int,
+        obs_dim: ObsDim,
         action_dim: int,
         hidden: Sequence[int],
         log_std_range: tuple[float, float] = (-20.0, 2.0),
         log_std_offset: float = -1.0,
     ) -> None:
         super().__init__()
-        self.net = MLP(obs_dim, hidden, 2 * action_dim)
+        self.encoder, n_in = encoder_of(obs_dim)
+        self.net = MLP(n_in, hidden, 2 * action_dim)
         self.log_std_range, self.log_std_offset = log_std_range, log_std_offset
 
     def forward(self, obs: Tensor) -> TanhGaussian:
         """Distribution of actions at obs (B, O)."""
-        mean, log_std = self.net(obs).chunk(2, dim=-1)
+        mean, log_std = self.net(self.encoder(obs)).chunk(2, dim=-1)
         log_std = (log_std + self.log_std_offset).clamp(*self.log_std_range)
         return TanhGaussian(Gaussian(mean, log_std))
 
@@ -262,13 +265,14 @@ class DeterministicPolicy(nn.Module):
         hidden: Widths of the hidden layers.
     """
 
-    def __init__(self, obs_dim: int, action_dim: int, hidden: Sequence[int]) -> None:
+    def __init__(self, obs_dim: ObsDim, action_dim: int, hidden: Sequence[int]) -> None:
         super().__init__()
-        self.net = MLP(obs_dim, hidden, action_dim)
+        self.encoder, n_in = encoder_of(obs_dim)
+        self.net = MLP(n_in, hidden, action_dim)
 
     def forward(self, obs: Tensor) -> Deterministic:
         """Action at obs (B, O)."""
-        return Deterministic(self.net(obs).tanh())
+        return Deterministic(self.net(self.encoder(obs)).tanh())
 
 
 class CategoricalPolicy(nn.Module):
@@ -280,10 +284,11 @@ class CategoricalPolicy(nn.Module):
         hidden: Widths of the hidden layers.
     """
 
-    def __init__(self, obs_dim: int, n_actions: int, hidden: Sequence[int]) -> None:
+    def __init__(self, obs_dim: ObsDim, n_actions: int, hidden: Sequence[int]) -> None:
         super().__init__()
-        self.net = MLP(obs_dim, hidden, n_actions)
+        self.encoder, n_in = encoder_of(obs_dim)
+        self.net = MLP(n_in, hidden, n_actions)
 
     def forward(self, obs: Tensor) -> Categorical:
         """Distribution of actions at obs (B, O)."""
-        return Categorical(self.net(obs))
+        return Categorical(self.net(self.encoder(obs)))

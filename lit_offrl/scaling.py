@@ -28,7 +28,9 @@ class Scaling:
     reward_shift: float = 0.0
 
     def normalize_obs(self, obs: Tensor) -> Tensor:
-        """Standardize raw observations, (..., O)."""
+        """Standardize raw observations, (..., O); bytes are images alone, left to encoders."""
+        if obs.dtype == torch.uint8:
+            return obs
         return (obs - self.obs_mean) / self.obs_std
 
     def scale_action(self, action: Tensor) -> Tensor:

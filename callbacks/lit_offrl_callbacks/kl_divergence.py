@@ -1,5 +1,6 @@
 """How far the policy has moved from the one that made the log."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,11 +9,13 @@ from torch import Tensor
 
 from lit_offrl.errors import InputError
 from lit_offrl.evaluation.behavior.cache import cached_behavior
+from lit_offrl.evaluation.behavior.fit import BehaviorFit
+from lit_offrl.evaluation.behavior.policy import BehaviorPolicy
 from lit_offrl.evaluation.columns import Columns
 from lit_offrl.evaluation.diagnosis import kl_findings
 from lit_offrl.evaluation.diagnosis.kl_answers import compare
 from lit_offrl.evaluation.diagnosis.kl_findings import Limits
-from lit_offrl.evaluation.finding import Finding
+from lit_offrl.evaluation.finding import Finding, not_applicable
 from lit_offrl.evaluation.probe import make_probe
 from lit_offrl.policies import Deterministic, Greedy
 from lit_offrl.report import Curve
@@ -64,6 +67,7 @@ class KLDivergence(Diagnostic):
                 raise InputError(f"`{name}` of KLDivergence must be two rising bits, not {pair}.")
         self.rows, self.seed, self.too_close = rows, seed, too_close
         self.per_dimension, self.total = per_dimension, total
+        self._fit: BehaviorFit | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Fit the behavior policy, or take it from the cache."""
@@ -72,17 +76,20 @@ class KLDivergence(Diagnostic):
         data = offline_data(trainer, "KLDivergence")
         if not any(callable(getattr(pl_module, name, None)) for name in ("policy", "act")):
             raise InputError(f"{type(pl_module).__name__} has no `policy(obs)`: write one.")
-        # every logged episode counts, also where only the best are trained on
-        self._fit = cached_behavior(data.logged, data.scaling, data.spec, seed=self.seed)
-        self._of_fit = self._fit.findings()
-        held_out = data.held_out_transitions
-        rows = held_out if len(held_out) else data.logged
-        self._probe = make_probe(rows, data.scaling, 0.0, self.rows, 1, self.seed)
         self._n_actions = data.action_dim if data.discrete else None
         n_dims = 1 if data.discrete else data.action_dim
         watch, fail = self.total if n_dims == 1 else self.per_dimension
-        floor = self._fit.self_kl_bits or 0.0
-        self._limits = Limits(watch, fail, self.too_close, n_dims, floor)
+        self._limits = Limits(watch, fail, self.too_close, n_dims)
+        self._fit = None
+        if data.images:
+            return
+        # every logged episode counts, also where only the best are trained on
+        fit = cached_behavior(data.logged, data.scaling, data.spec, seed=self.seed)
+        self._fit, self._of_fit = fit, fit.findings()
+        held_out = data.held_out_transitions
+        rows = held_out if len(held_out) else data.logged
+        self._probe = make_probe(rows, data.scaling, 0.0, self.rows, 1, self.seed)
+        self._limits = replace(self._limits, floor=fit.self_kl_bits or 0.0)
 
     def curves(self) -> list[Curve]:
         """Distance from the behavior policy over training."""
@@ -92,17 +99,19 @@ class KLDivergence(Diagnostic):
 
     def diagnose(self, trainer: Trainer, pl_module: LightningModule) -> list[Finding]:
         """Compare the policies at the probe's observations."""
+        if self._fit is None:
+            return [not_applicable("kl_behavior", "No behavior policy is fitted to images.")]
         devices = [pl_module.device] if pl_module.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):  # some policies draw
             seed_draws(self.seed, pl_module.device)
-            columns, reason = self._compare(trainer, pl_module)
+            columns, reason = self._compare(trainer, pl_module, self._fit.policy)
         gathered = Columns(*columns).to(pl_module.device)
         gathered.update(**columns)
         findings = kl_findings.judge(gathered.compute(), reason, self._limits)
         return kl_findings.trust(findings, self._of_fit)
 
     def _compare(
-        self, trainer: Trainer, pl_module: LightningModule
+        self, trainer: Trainer, pl_module: LightningModule, behavior: BehaviorPolicy
     ) -> tuple[dict[str, Tensor], str]:
         """Columns of this rank's rows, and why there is no density, or ""."""
         rank, world = trainer.global_rank, trainer.world_size
@@ -111,7 +120,7 @@ class KLDivergence(Diagnostic):
         seen = probe.to(parameter)
         return compare(
             self._policy(pl_module, seen.obs),
-            self._fit.policy.to(parameter.device),
+            behavior.to(parameter.device),
             probe.obs.to(parameter.device),
             seen.action,
             self._noise()[:, rank::world].to(parameter.device),

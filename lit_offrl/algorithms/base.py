@@ -78,6 +78,11 @@ class OfflineAlgorithm(UpdatePath):
         if spec is not None:
             self._check_action_space(spec.discrete, spec.dataset_id)
             self._check_extras(self._trainer.datamodule)  # type: ignore[union-attr]
+            if spec.images and not self.hparams.get("images"):
+                raise InputError(
+                    f"{type(self).__name__} takes no images, which the observations of "
+                    f"`{spec.dataset_id}` hold: use BC, IQL or an algorithm for discrete actions."
+                )
         if str(self.trainer.precision).startswith("16"):
             raise InputError("Set `trainer.precision` to bf16-mixed: Q-values overflow fp16.")
         if self.trainer.precision == "64-true":

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lit_offrl.algorithms.base import OfflineAlgorithm
 from lit_offrl.batch import Batch
+from lit_offrl.encoders import EncoderName, Image, observed
 from lit_offrl.policies import (
     Categorical,
     CategoricalPolicy,
@@ -32,6 +33,8 @@ class BC(OfflineAlgorithm):
         dropout: Dropout of the gaussian policy.
         logit_penalty: Weight of ``E mean_a logit²`` for the categorical policy.
         discount: γ, which plays no part in training.
+        images: Where images lie in an observation, given by the data.
+        encoder: What looks at them, a copy for each network: ``nature`` (DQN's) or ``impala``.
     """
 
     policy: GaussianPolicy | TanhGaussianPolicy | DeterministicPolicy | CategoricalPolicy
@@ -46,19 +49,22 @@ class BC(OfflineAlgorithm):
         dropout: float = 0.0,
         logit_penalty: float = 0.0,
         discount: float = 0.99,
+        images: tuple[Image, ...] = (),
+        encoder: EncoderName = "nature",
     ) -> None:
         super().__init__(discount)
         self.save_hyperparameters()
+        seen = observed(obs_dim, images, encoder)
         self.actions = "discrete" if policy == "categorical" else "box"
         self.hint = f"BC with `policy` {'gaussian' if policy == 'categorical' else 'categorical'}"
         if policy == "gaussian":
-            self.policy = GaussianPolicy(obs_dim, action_dim, hidden, dropout)
+            self.policy = GaussianPolicy(seen, action_dim, hidden, dropout)
         elif policy == "tanh_gaussian":
-            self.policy = TanhGaussianPolicy(obs_dim, action_dim, hidden, (-5.0, 2.0), 0.0)
+            self.policy = TanhGaussianPolicy(seen, action_dim, hidden, (-5.0, 2.0), 0.0)
         elif policy == "deterministic":
-            self.policy = DeterministicPolicy(obs_dim, action_dim, hidden)
+            self.policy = DeterministicPolicy(seen, action_dim, hidden)
         else:
-            self.policy = CategoricalPolicy(obs_dim, action_dim, hidden)
+            self.policy = CategoricalPolicy(seen, action_dim, hidden)
         self.logit_penalty = logit_penalty
         self.optimize(self.policy, lr)
 

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from lit_offrl.algorithms.base import OfflineAlgorithm
 from lit_offrl.batch import Batch
+from lit_offrl.encoders import EncoderName, Image, observed
 from lit_offrl.errors import InputError
 from lit_offrl.losses import ensemble_huber
 from lit_offrl.networks import DiscreteQNetwork
@@ -42,6 +43,8 @@ class DiscreteBCQ(OfflineAlgorithm):
         polyak: Step of the target network; 1 copies it.
         target_period: Updates between steps of the target network.
         adam_eps: ε of Adam.
+        images: Where images lie in an observation, given by the data.
+        encoder: What looks at them, a copy for each network: ``nature`` (DQN's) or ``impala``.
     """
 
     actions = "discrete"
@@ -60,17 +63,20 @@ class DiscreteBCQ(OfflineAlgorithm):
         polyak: float = 0.005,
         target_period: int = 1,
         adam_eps: float = 1e-8,
+        images: tuple[Image, ...] = (),
+        encoder: EncoderName = "nature",
     ) -> None:
         super().__init__(discount)
         self.save_hyperparameters()
+        seen = observed(obs_dim, images, encoder)
         if not 0 <= bcq_threshold <= 1:
             raise InputError(f"`bcq_threshold` must lie in [0, 1], not {bcq_threshold}.")
         self.n_actions = action_dim
         self.bcq_threshold, self.logit_penalty = bcq_threshold, logit_penalty
         self.polyak, self.target_period = polyak, target_period
-        self.q = DiscreteQNetwork(obs_dim, action_dim, hidden, n_critics)
+        self.q = DiscreteQNetwork(seen, action_dim, hidden, n_critics)
         self.target_q = target_copy(self.q)
-        self.behavior = CategoricalPolicy(obs_dim, action_dim, hidden)
+        self.behavior = CategoricalPolicy(seen, action_dim, hidden)
         self.optimize(self.q, lr, eps=adam_eps)
         self.optimize(self.behavior, lr, eps=adam_eps)
 

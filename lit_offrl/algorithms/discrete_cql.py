@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lit_offrl.algorithms.base import OfflineAlgorithm
 from lit_offrl.batch import Batch
+from lit_offrl.encoders import EncoderName, Image, observed
 from lit_offrl.losses import prior_weight, quantile_td_loss
 from lit_offrl.networks import DiscreteQNetwork
 from lit_offrl.policies import CategoricalPolicy, Distribution, Greedy
@@ -45,6 +46,8 @@ class DiscreteCQL(OfflineAlgorithm):
         polyak: Step of the target network; 1 copies it.
         target_period: Updates between steps of the target network.
         adam_eps: ε of Adam.
+        images: Where images lie in an observation, given by the data.
+        encoder: What looks at them, a copy for each network: ``nature`` (DQN's) or ``impala``.
     """
 
     actions = "discrete"
@@ -67,18 +70,21 @@ class DiscreteCQL(OfflineAlgorithm):
         polyak: float = 0.005,
         target_period: int = 1,
         adam_eps: float = 1e-8,
+        images: tuple[Image, ...] = (),
+        encoder: EncoderName = "nature",
     ) -> None:
         super().__init__(discount)
         self.save_hyperparameters()
+        seen = observed(obs_dim, images, encoder)
         self.n_actions, self.cql_alpha = action_dim, cql_alpha
         self.backup, self.double_dqn = backup, double
         self.penalty_prior, self.min_weight = penalty_prior, min_weight
         self.polyak, self.target_period = polyak, target_period
-        self.q = DiscreteQNetwork(obs_dim, action_dim, hidden, n_critics, n_quantiles)
+        self.q = DiscreteQNetwork(seen, action_dim, hidden, n_critics, n_quantiles)
         self.target_q = target_copy(self.q)
         self.optimize(self.q, lr, eps=adam_eps)
         if penalty_prior == "behavior":
-            self.behavior = CategoricalPolicy(obs_dim, action_dim, hidden)
+            self.behavior = CategoricalPolicy(seen, action_dim, hidden)
             self.optimize(self.behavior, lr, eps=adam_eps)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
@@ -123,7 +129,7 @@ class DiscreteCQL(OfflineAlgorithm):
     def _log_prior_weight(self, batch: Batch) -> Tensor:
         """Log-weights of actions in the log-sum-exp, (B, A); updates the behavior policy."""
         if self.penalty_prior == "uniform":
-            return batch.obs.new_zeros(len(batch.obs), self.n_actions)
+            return batch.reward.new_zeros(len(batch.reward), self.n_actions)
         behavior = self.behavior(batch.obs)
         relative = (behavior.log_probs - behavior.log_probs.amax(-1, keepdim=True)).exp().detach()
         self.minimize(behavior.imitation_loss(batch.action).mean(), self.behavior)

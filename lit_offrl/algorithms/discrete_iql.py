@@ -5,6 +5,7 @@ from torch import Tensor
 
 from lit_offrl.algorithms.base import OfflineAlgorithm
 from lit_offrl.batch import Batch
+from lit_offrl.encoders import EncoderName, Image, observed
 from lit_offrl.losses import awr_metrics, awr_weight, ensemble_mse, expectile_loss
 from lit_offrl.networks import DiscreteQNetwork, ValueNetwork
 from lit_offrl.policies import CategoricalPolicy
@@ -28,6 +29,8 @@ class DiscreteIQL(OfflineAlgorithm):
         n_critics: Size n of the Q ensemble.
         discount: γ.
         polyak: Step of the target critic.
+        images: Where images lie in an observation, given by the data.
+        encoder: What looks at them, a copy for each network: ``nature`` (DQN's) or ``impala``.
     """
 
     policy: CategoricalPolicy
@@ -46,15 +49,18 @@ class DiscreteIQL(OfflineAlgorithm):
         n_critics: int = 2,
         discount: float = 0.99,
         polyak: float = 0.005,
+        images: tuple[Image, ...] = (),
+        encoder: EncoderName = "nature",
     ) -> None:
         super().__init__(discount)
         self.save_hyperparameters()
+        seen = observed(obs_dim, images, encoder)
         self.expectile, self.inverse_temperature = expectile, inverse_temperature
         self.polyak = polyak
-        self.v = ValueNetwork(obs_dim, hidden)
-        self.q = DiscreteQNetwork(obs_dim, action_dim, hidden, n_critics)
+        self.v = ValueNetwork(seen, hidden)
+        self.q = DiscreteQNetwork(seen, action_dim, hidden, n_critics)
         self.target_q = target_copy(self.q)
-        self.policy = CategoricalPolicy(obs_dim, action_dim, hidden)
+        self.policy = CategoricalPolicy(seen, action_dim, hidden)
         self.optimize(self.v, lr)
         self.optimize(self.q, lr)
         self.optimize(self.policy, lr, cosine=cosine_schedule)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from lit_offrl.algorithms.base import OfflineAlgorithm
 from lit_offrl.batch import Batch
+from lit_offrl.encoders import EncoderName, Image, observed
 from lit_offrl.losses import ensemble_huber
 from lit_offrl.networks import DiscreteQNetwork
 from lit_offrl.policies import Distribution, Greedy
@@ -28,6 +29,8 @@ class DQN(OfflineAlgorithm):
         polyak: Step of the target network; 1 copies it.
         target_period: Updates between steps of the target network.
         adam_eps: ε of Adam.
+        images: Where images lie in an observation, given by the data.
+        encoder: What looks at them, a copy for each network: ``nature`` (DQN's) or ``impala``.
     """
 
     actions = "discrete"
@@ -45,12 +48,15 @@ class DQN(OfflineAlgorithm):
         polyak: float = 0.005,
         target_period: int = 1,
         adam_eps: float = 1e-8,
+        images: tuple[Image, ...] = (),
+        encoder: EncoderName = "nature",
     ) -> None:
         super().__init__(discount)
         self.save_hyperparameters()
+        seen = observed(obs_dim, images, encoder)
         self.n_actions, self.double_dqn = action_dim, double
         self.polyak, self.target_period = polyak, target_period
-        self.q = DiscreteQNetwork(obs_dim, action_dim, hidden, n_critics)
+        self.q = DiscreteQNetwork(seen, action_dim, hidden, n_critics)
         self.target_q = target_copy(self.q)
         self.optimize(self.q, lr, eps=adam_eps)
 

@@ -129,6 +129,7 @@ class FitCLI(LightningCLI):
         parser.add_lightning_class_args(BestAndLast, "checkpoint")
         for name in ("obs_dim", "action_dim"):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        parser.link_arguments("data.images", "model.init_args.images", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse this verb's arguments."""

@@ -116,6 +116,7 @@ def _episodes(dataset_id: str, policy: LoadedPolicy) -> Transitions:
     """Load episodes of the checkpoint's task and discount."""
     transitions, spec = load_dataset(dataset_id)
     known = policy.spec
+    known.refuse_images("The monitor")
     shapes = [(s.obs_dim, s.action_dim, s.discrete) for s in (known, spec)]
     if shapes[0] != shapes[1]:
         raise InputError(

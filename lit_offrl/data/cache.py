@@ -9,7 +9,6 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,7 @@ def _read(folder: Path) -> Transitions | None:
         manifest: dict[str, dict[str, Any]] = json.loads((folder / _MANIFEST).read_text())
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in manifest}
         if all(zlib.crc32(arrays[name].data) == manifest[name]["crc32"] for name in manifest):
-            return Transitions(**arrays)
+            return Transitions.of(arrays)
         reason = "checksum differs"
     except (FileNotFoundError, NotADirectoryError) as error:
         if not folder.is_dir():
@@ -104,10 +103,9 @@ def _write(folder: Path, transitions: Transitions) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         manifest = {}
-        for field in fields(transitions):
-            if (array := getattr(transitions, field.name)) is not None:
-                np.save(temporary / f"{field.name}.npy", array, allow_pickle=False)
-                manifest[field.name] = {"crc32": zlib.crc32(np.ascontiguousarray(array).data)}
+        for name, array in transitions.arrays().items():
+            np.save(temporary / f"{name}.npy", array, allow_pickle=False)
+            manifest[name] = {"crc32": zlib.crc32(np.ascontiguousarray(array).data)}
         (temporary / _MANIFEST).write_text(json.dumps(manifest))
         if folder.exists():
             shutil.rmtree(folder)

@@ -1,5 +1,6 @@
 """The DataModule: a data set, its split and scaling, and the batches of every update."""
 
+import dataclasses
 import logging
 import math
 import warnings
@@ -14,10 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_offrl.batch import Batch, Layout
+from lit_offrl.data.frames import Frames
 from lit_offrl.data.loading import load_dataset
 from lit_offrl.data.packing import obs_statistics, pack_rows
+from lit_offrl.data.pixels import PixelBlock, PixelSampler, SequentialPixels, assembled
 from lit_offrl.data.resuming import refuse_other_data
 from lit_offrl.data.sampler import (
+    BlockSource,
     ReplicaSampler,
     SequentialBatches,
     UpdateBlocks,
@@ -26,6 +30,7 @@ from lit_offrl.data.sampler import (
 from lit_offrl.data.spec import DatasetSpec
 from lit_offrl.data.transitions import Transitions
 from lit_offrl.data.weighting import Sampling, effective_share, row_weights
+from lit_offrl.encoders import Image
 from lit_offrl.errors import InputError
 from lit_offrl.rng import run_seed
 from lit_offrl.scaling import Scaling
@@ -55,6 +60,7 @@ class OfflineDataModule(LightningDataModule):
         extras: More fields of a batch: `truncated`, `mc_return`, `next_action`, `has_next_action`.
         discount: γ of `mc_return`; nothing else uses it.
         sampling: Which rows are drawn more often; uniform if null.
+        random_shift: Pixels by which images are shifted at random, the edge repeated; DrQ has 4.
     """
 
     def __init__(
@@ -73,6 +79,7 @@ class OfflineDataModule(LightningDataModule):
         extras: tuple[str, ...] = (),
         discount: float = 0.99,
         sampling: Sampling | None = None,
+        random_shift: int = 0,
     ) -> None:
         super().__init__()
         self.dataset_id = dataset_id
@@ -89,6 +96,7 @@ class OfflineDataModule(LightningDataModule):
         self.extras = tuple(extras)
         self.discount = discount
         self.sampling = sampling or Sampling()
+        self.random_shift = random_shift
         self._seed: int | None = None
         self.replica_seeds: Sequence[int] = ()
         """Seeds that train at once, each on batches of its own, (K, S, B, W); else one does."""
@@ -101,6 +109,8 @@ class OfflineDataModule(LightningDataModule):
             raise InputError(f"`top_fraction` must lie in (0, 1], not {self.top_fraction}.")
         if not 0 <= self.discount <= 1:
             raise InputError(f"`discount` must lie in [0, 1], not {self.discount}.")
+        if self.random_shift < 0:
+            raise InputError(f"`random_shift` must not be negative, as {self.random_shift} is.")
         if self.split_seed < 0:
             raise InputError(f"`split_seed` must not be negative, as {self.split_seed} is.")
         if self.reward_range is not None and not 0 < self.reward_range < math.inf:
@@ -142,9 +152,15 @@ class OfflineDataModule(LightningDataModule):
         return self.spec.discrete
 
     @property
+    def images(self) -> tuple[Image, ...]:
+        """Where images lie in an observation."""
+        return self.spec.images
+
+    @property
     def layout(self) -> Layout:
-        """Columns of a packed batch."""
-        return Layout(self.obs_dim, self.action_dim, self.discrete, self.extras)
+        """Columns of a packed batch: all but images."""
+        numbers = self._loaded[0].obs.shape[1]
+        return Layout(numbers, self.action_dim, self.discrete, self.extras)
 
     @cached_property
     def _whole_split(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -186,19 +202,37 @@ class OfflineDataModule(LightningDataModule):
     @cached_property
     def scaling(self) -> Scaling:
         """Observation statistics and reward transform of the training split, action bounds."""
-        transitions, spec = self._loaded
-        mean, std = np.zeros(spec.obs_dim), np.ones(spec.obs_dim)
-        if self.normalize_obs:
-            mean, std = obs_statistics(transitions, transitions.rows_of(self._split[0]))
-            std = std + 1e-3
+        spec = self.spec
+        mean, std = self._obs_scaling
         return Scaling(
-            obs_mean=torch.tensor(mean, dtype=torch.float32),
-            obs_std=torch.tensor(std, dtype=torch.float32),
+            obs_mean=self._beside_images(mean, 0.0),
+            obs_std=self._beside_images(std, 1.0),
             action_low=None if spec.action_low is None else torch.tensor(spec.action_low),
             action_high=None if spec.action_high is None else torch.tensor(spec.action_high),
             reward_scale=self.reward_scale * self._range_factor(),
             reward_shift=self.reward_shift,
         )
+
+    @cached_property
+    def _obs_scaling(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of what is no image, (V,)."""
+        transitions, numbers = self._loaded[0], self._loaded[0].obs.shape[1]
+        if not self.normalize_obs:
+            return torch.zeros(numbers), torch.ones(numbers)
+        mean, std = obs_statistics(transitions, transitions.rows_of(self._split[0]))
+        return torch.tensor(mean).float(), torch.tensor(std + 1e-3).float()
+
+    def _beside_images(self, numbers: Tensor, pixel: float) -> Tensor:
+        """One value per column of an observation, (O,); a single one if all are pixels."""
+        if not self.images:
+            return numbers
+        if not len(numbers):
+            return torch.tensor([pixel])
+        whole = torch.full((self.obs_dim,), torch.nan)
+        for start, *shape in self.images:
+            whole[start : start + math.prod(shape)] = pixel
+        whole[whole.isnan()] = numbers
+        return whole
 
     def _range_factor(self) -> float:
         if self.reward_range is None:
@@ -219,13 +253,23 @@ class OfflineDataModule(LightningDataModule):
     @cached_property
     def held_out_matrix(self) -> Tensor:
         """At most 20 batches of held-out transitions, evenly spread, scaled and packed."""
+        return self._pack(self._held_out_rows)
+
+    @cached_property
+    def _held_out_rows(self) -> NDArray[np.int64]:
+        """At most 20 batches of held-out rows, evenly spread."""
         rows = self._loaded[0].rows_of(self._split[1])
         if len(rows) > (most := MAX_HELD_OUT_BATCHES * self.batch_size):
             rows = rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
-        return self._pack(rows)
+        return rows
+
+    def _frames(self, rows: NDArray[np.int64]) -> tuple[Frames, ...]:
+        return tuple(frames.take(rows) for frames in self._loaded[0].frames)
 
     def _pack(self, rows: NDArray[np.int64]) -> Tensor:
-        return pack_rows(self._loaded[0], rows, self.layout, self.scaling, self.discount)
+        mean, std = self._obs_scaling
+        scaling = dataclasses.replace(self.scaling, obs_mean=mean, obs_std=std)
+        return pack_rows(self._loaded[0], rows, self.layout, scaling, self.discount)
 
     # Lightning.
 
@@ -249,10 +293,13 @@ class OfflineDataModule(LightningDataModule):
         assert self.trainer is not None  # Lightning attaches it before it asks
         rank, ranks = self.trainer.global_rank, self.trainer.world_size
         weights = self._train_weights()
-        samplers = [
+        drawing = [
             UpdateSampler(self.train_matrix, self.batch_size, seed, rank, ranks, weights)
             for seed in self.replica_seeds or [self.seed]
         ]
+        samplers: Sequence[BlockSource] = drawing
+        if frames := self._frames(self._loaded[0].rows_of(self._split[0])):
+            samplers = [PixelSampler(one, frames, self.random_shift) for one in drawing]
         sampler = ReplicaSampler(samplers) if self.replica_seeds else samplers[0]
         return UpdateBlocks(sampler, self.trainer, self.updates_per_step, self.updates_per_epoch)
 
@@ -267,17 +314,21 @@ class OfflineDataModule(LightningDataModule):
             logger.log_metrics(share, step=self.trainer.global_step)
         return torch.from_numpy(weights)
 
-    def val_dataloader(self) -> SequentialBatches | list[Tensor]:
+    def val_dataloader(self) -> SequentialBatches | SequentialPixels | list[Tensor]:
         """Held-out batches (1, B, W), the same on every rank; none without held-out episodes."""
         if len(self.held_out_matrix):
+            if frames := self._frames(self._held_out_rows):
+                return SequentialPixels(self.held_out_matrix, frames, self.batch_size)
             return SequentialBatches(self.held_out_matrix, self.batch_size)
         # Lightning asks whether that is meant: it is.
         warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
         return []
 
-    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Batch:
-        """Split packed columns into the fields of a batch."""
-        return self.layout.unpack(batch)
+    def on_after_batch_transfer(self, batch: Tensor | PixelBlock, dataloader_idx: int) -> Batch:
+        """Split packed columns into the fields of a batch; shift images."""
+        if isinstance(batch, Tensor):
+            return self.layout.unpack(batch)
+        return assembled(batch, self.layout, self._loaded[0].frames, self.random_shift)
 
     def state_dict(self) -> dict[str, Any]:
         """What a policy needs to act, and what resuming must find unchanged; plain types."""

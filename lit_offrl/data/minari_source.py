@@ -3,6 +3,7 @@
 import difflib
 import json
 import logging
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from numpy.typing import NDArray
 
 from lit_offrl.data import builtin
 from lit_offrl.data.cache import hash_files, locked
+from lit_offrl.data.frames import FrameBuilder
 from lit_offrl.data.minari_storage import EpisodeReader, open_reader
-from lit_offrl.data.spaces import flatten_actions, flatten_observations, leaves
+from lit_offrl.data.spaces import flatten_actions, image_parts, leaves, split_observations
 from lit_offrl.data.spec import DatasetSpec, make_spec
 from lit_offrl.data.transitions import Transitions
 from lit_offrl.errors import InputError
@@ -177,11 +179,12 @@ class MinariSource:
         with reader:
             steps = [self._steps(reader, episode) for episode in range(self._episodes)]
             flat = self._allocate(reader, steps)
+            frames = [FrameBuilder(image, steps) for image in image_parts(self._obs_space)]
             stop = 0
             for episode, n in enumerate(steps):
                 start, stop = stop, stop + n
-                self._fill(reader, episode, flat, slice(start, stop))
-        return Transitions(**flat)
+                self._fill(reader, episode, flat, frames, slice(start, stop))
+        return Transitions(**flat, frames=tuple(builder.done() for builder in frames))
 
     def _steps(self, reader: EpisodeReader, episode: int) -> int:
         try:
@@ -203,6 +206,7 @@ class MinariSource:
                 f"{self._name}: observations of space {self._obs_space} cannot be flattened: only "
                 "Box, Discrete, MultiDiscrete, MultiBinary, and Dict and Tuple of them can."
             ) from None
+        pixels = sum(math.prod(shape) for _, *shape in image_parts(self._obs_space))
         box = isinstance(self._action_space, spaces.Box)
         if not box and not isinstance(self._action_space, spaces.Discrete | spaces.MultiDiscrete):
             raise InputError(
@@ -210,12 +214,12 @@ class MinariSource:
                 "Discrete and MultiDiscrete are."
             )
         flat: dict[str, NDArray[Any]] = {
-            "obs": np.empty((n, obs_dim), np.float32),
+            "obs": np.empty((n, obs_dim - pixels), np.float32),
             "action": np.empty((n, flatdim(self._action_space)), np.float32)
             if box
             else np.empty(n, np.int64),
             "reward": np.empty(n, np.float32),
-            "next_obs": np.empty((n, obs_dim), np.float32),
+            "next_obs": np.empty((n, obs_dim - pixels), np.float32),
             "terminated": np.empty(n, np.bool_),
             "truncated": np.empty(n, np.bool_),
             "episode": np.repeat(np.arange(len(steps)), steps),
@@ -232,18 +236,25 @@ class MinariSource:
         return True
 
     def _fill(
-        self, reader: EpisodeReader, episode: int, flat: dict[str, NDArray[Any]], rows: slice
+        self,
+        reader: EpisodeReader,
+        episode: int,
+        flat: dict[str, NDArray[Any]],
+        frames: list[FrameBuilder],
+        rows: slice,
     ) -> None:
         """Write one episode's rows (in place)."""
         n = rows.stop - rows.start
-        obs = self._field(reader, episode, "observations", self._obs_space, n)
+        obs, *images = self._field(reader, episode, "observations", self._obs_space, n)
         flat["obs"][rows], flat["next_obs"][rows] = obs[:-1], obs[1:]
-        flat["action"][rows] = self._field(reader, episode, "actions", self._action_space, n)
-        flat["reward"][rows] = self._field(reader, episode, "rewards", None, n)
-        flat["terminated"][rows] = self._field(reader, episode, "terminations", None, n)
-        flat["truncated"][rows] = self._field(reader, episode, "truncations", None, n)
+        for builder, seen in zip(frames, images, strict=True):
+            builder.add(rows, seen)
+        (flat["action"][rows],) = self._field(reader, episode, "actions", self._action_space, n)
+        (flat["reward"][rows],) = self._field(reader, episode, "rewards", None, n)
+        (flat["terminated"][rows],) = self._field(reader, episode, "terminations", None, n)
+        (flat["truncated"][rows],) = self._field(reader, episode, "truncations", None, n)
         if "behavior_log_prob" in flat:
-            flat["behavior_log_prob"][rows] = self._field(reader, episode, LOG_PROB, None, n)
+            (flat["behavior_log_prob"][rows],) = self._field(reader, episode, LOG_PROB, None, n)
 
     def _field(
         self,
@@ -252,8 +263,11 @@ class MinariSource:
         field: str,
         space: Space[Any] | None,
         n: int,
-    ) -> NDArray[Any]:
-        """Read, check and flatten one field: n + 1 rows of observations, n of all others."""
+    ) -> list[NDArray[Any]]:
+        """Read, check and flatten one field: n + 1 rows of observations, n of all others.
+
+        Images of observations follow their numbers.
+        """
         try:
             values = reader.read(episode, field, space)
         except KeyError as error:
@@ -270,9 +284,11 @@ class MinariSource:
                 f"{where}: {' or '.join(map(str, sorted(lengths)))} rows, but {n} steps need "
                 f"{wanted}: leave out the episode, or record it anew."
             )
+        images: list[NDArray[np.uint8]] = []
         try:
+            flat: NDArray[Any]
             if is_obs:
-                flat: NDArray[Any] = flatten_observations(self._obs_space, values)
+                flat, images = split_observations(self._obs_space, values)
             elif field == "actions":
                 flat = flatten_actions(self._action_space, values[:n])
             else:
@@ -286,7 +302,7 @@ class MinariSource:
             raise InputError(
                 f"{where}: NaN or inf at step {step}: correct or leave out the episode."
             )
-        return flat
+        return [flat, *images]
 
     def _missing(self, episode: int, field: str, part: str | None = None) -> InputError:
         inner = f" (`{part}`)" if part is not None and part not in field else ""

@@ -1,11 +1,12 @@
 """Which transitions an update sees: a function of (seed, update, rank) and nothing else."""
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from lightning import Trainer
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from lit_offrl.errors import InputError
 from lit_offrl.rng import stream_seed
@@ -16,7 +17,7 @@ BATCH_STREAM = 0
 class BlockSource(Protocol):
     """Where the batches of some updates come from."""
 
-    def block(self, first_update: int, k: int) -> Tensor:
+    def block(self, first_update: int, k: int) -> Any:
         """Return the batches of ``k`` updates, or what becomes them on the way to the device."""
 
 
@@ -67,12 +68,25 @@ class UpdateSampler:
             return rows.clamp(max=len(self._matrix) - 1)  # the product may round up to the total
         return torch.randint(len(self._matrix), (self._batch_size,), generator=self._generator)
 
+    def rows(self, first_update: int, k: int) -> Tensor:
+        """This rank's rows of ``k`` updates, (k, B / world_size)."""
+        updates = range(first_update, first_update + k)
+        return torch.stack([self.indices(update)[self._slice] for update in updates])
+
     def block(self, first_update: int, k: int) -> Tensor:
         """Gather this rank's batches of ``k`` updates, (k, B / world_size, W)."""
-        updates = range(first_update, first_update + k)
-        rows = torch.stack([self.indices(update)[self._slice] for update in updates])
+        return self.gather(self.rows(first_update, k))
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Gather rows (k, b): (k, b, W)."""
         gathered = self._matrix.index_select(0, rows.flatten().to(self._matrix.device))
-        return gathered.view(k, -1, gathered.shape[1])
+        return gathered.view(*rows.shape, gathered.shape[1])
+
+    def drawn(self, update: int, stream: int, most: int, *shape: int) -> Tensor:
+        """Draw this rank's share of integers from 0 to ``most``, (B / world_size, ...)."""
+        self._generator.manual_seed(stream_seed(self._seed, update, stream))
+        size = (self._batch_size, *shape)
+        return torch.randint(most + 1, size, generator=self._generator)[self._slice]
 
 
 class ReplicaSampler:
@@ -82,12 +96,13 @@ class ReplicaSampler:
         samplers: One per seed.
     """
 
-    def __init__(self, samplers: Sequence[UpdateSampler]) -> None:
+    def __init__(self, samplers: Sequence[BlockSource]) -> None:
         self._samplers = samplers
 
-    def block(self, first_update: int, k: int) -> Tensor:
-        """Gather the batches of ``k`` updates, (k, S, B, W)."""
-        return torch.stack([s.block(first_update, k) for s in self._samplers], dim=1)
+    def block(self, first_update: int, k: int) -> Any:
+        """Gather the batches of ``k`` updates, each field (k, S, B, ...)."""
+        blocks = [sampler.block(first_update, k) for sampler in self._samplers]
+        return tree_map(lambda *fields: torch.stack(fields, dim=1), *blocks)
 
 
 class UpdateBlocks:
@@ -115,7 +130,7 @@ class UpdateBlocks:
         self._updates_per_step = updates_per_step
         self._updates_per_epoch = updates_per_epoch
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Any]:
         first = self._trainer.global_step
         end = (first // self._updates_per_epoch + 1) * self._updates_per_epoch
         if self._trainer.max_steps >= 0:

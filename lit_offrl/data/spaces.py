@@ -1,11 +1,14 @@
 """Gymnasium spaces to flat columns and back, for many steps at once."""
 
+import math
 from typing import Any
 
 import numpy as np
 from gymnasium import Space, spaces
 from gymnasium.spaces.utils import flatdim
 from numpy.typing import NDArray
+
+from lit_offrl.encoders import Image, sides
 
 MAX_FLAT_ACTIONS = 1 << 24
 """Largest number of actions: a packed batch holds their indices as float32."""
@@ -31,6 +34,69 @@ def flatten_observations(space: Space[Any], values: Any) -> NDArray[np.float32]:
     flat = np.zeros((len(leaves(values)[0]), width), dtype=np.float32)  # (n, O)
     _write(space, values, flat)
     return flat
+
+
+def image_parts(space: Space[Any]) -> tuple[Image, ...]:
+    """Where images lie in a flattened observation: boxes of bytes of at least 32 by 32 pixels.
+
+    >>> image_parts(spaces.Box(0, 255, (4, 84, 84), np.uint8))
+    ((0, 4, 84, 84),)
+    """
+    return tuple((start, *_shape(part)) for _, part, start in _parts(space) if _is_image(part))
+
+
+def split_observations(
+    space: Space[Any], values: Any
+) -> tuple[NDArray[np.float32], list[NDArray[np.uint8]]]:
+    """Flatten stacked observations but for their images.
+
+    Args:
+        space: Space of one observation.
+        values: As for :func:`flatten_observations`.
+
+    Returns:
+        The numbers, (n, V), and each image, (n, ...), in the order of :func:`image_parts`.
+
+    Raises:
+        ValueError: If the values do not fit the space, or it cannot be flattened.
+    """
+    images, numbers = [], []
+    for path, part, _ in _parts(space):
+        value = values
+        for key in path:
+            value = value[key]
+        if not _is_image(part):
+            numbers.append(flatten_observations(part, value))
+        elif value.dtype != np.uint8 or value[:1].size != math.prod(_shape(part)):
+            raise ValueError(f"{value.dtype} images of shape {value.shape[1:]}, but {part}")
+        else:
+            images.append(value.reshape(-1, *_shape(part)))
+    empty = np.empty((len(leaves(values)[0]), 0), np.float32)
+    return np.concatenate([empty, *numbers], 1), images
+
+
+def _parts(space: Space[Any]) -> list[tuple[tuple[Any, ...], Space[Any], int]]:
+    """Leaves of a space: the keys that lead there, the space, and its first flat column."""
+    if not isinstance(space, spaces.Dict | spaces.Tuple):
+        return [((), space, 0)]
+    keyed = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+    found, start = [], 0
+    for key, part in keyed:
+        found += [((key, *path), leaf, start + at) for path, leaf, at in _parts(part)]
+        start += flatdim(part)
+    return found
+
+
+def _shape(space: Space[Any]) -> tuple[int, ...]:
+    return space.shape or ()
+
+
+def _is_image(space: Space[Any]) -> bool:
+    return (
+        isinstance(space, spaces.Box)
+        and space.dtype == np.uint8
+        and sides(_shape(space)) is not None
+    )
 
 
 def leaves(values: Any) -> list[Any]:

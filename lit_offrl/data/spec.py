@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from gymnasium import Space, spaces
 from gymnasium.spaces.utils import flatdim
-from minari.serialization import serialize_space
+from minari.serialization import deserialize_space, serialize_space
 
-from lit_offrl.data.spaces import number_of_actions
+from lit_offrl.data.spaces import image_parts, number_of_actions
 from lit_offrl.data.transitions import Transitions
+from lit_offrl.encoders import Image
 from lit_offrl.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -49,6 +50,26 @@ class DatasetSpec:
     env_spec: str | None = None
     ref_min_score: float | None = None
     ref_max_score: float | None = None
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """Where images lie in a flattened observation."""
+        return image_parts(deserialize_space(self.obs_space))
+
+    def refuse_images(self, who: str) -> None:
+        """Say what does not work on images.
+
+        Args:
+            who: What was asked to.
+
+        Raises:
+            InputError: If there are images in observations.
+        """
+        if self.images:
+            raise InputError(
+                f"{who} does not work on images, which the observations of `{self.dataset_id}` "
+                "hold: see docs/images.md for what does."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types, safe in a ``weights_only`` checkpoint."""

@@ -86,10 +86,10 @@ def sample_observations(policy: LoadedPolicy, count: int = CHECKED) -> tuple[NDA
             raise InputError("another log")
     except InputError:
         mean, std = policy.scaling.obs_mean.numpy(), policy.scaling.obs_std.numpy()
-        drawn = mean + std * rng.standard_normal((count, len(mean)))
+        drawn = mean + std * rng.standard_normal((count, policy.spec.obs_dim))
         return drawn.astype(np.float32), "observations drawn from the log's mean and deviation"
     rows = rng.choice(len(transitions), count, replace=len(transitions) < count)
-    return transitions.obs[rows], "observations of the log"
+    return transitions.observed(rows).astype(np.float32), "observations of the log"
 
 
 def run_torch(program: bytes, obs: NDArray[Any]) -> NDArray[Any]:

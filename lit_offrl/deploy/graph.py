@@ -93,7 +93,7 @@ def traceable(algorithm: OfflineAlgorithm) -> OfflineAlgorithm:
 def _batched(self: QNetwork, obs: Tensor, action: Tensor) -> Tensor:
     """``QNetwork.forward`` as a GPU runs it."""
     rows = action.reshape(-1, obs.shape[0], action.shape[-1])  # (N, B, A)
-    return self.batched(obs, rows).reshape(-1, *action.shape[:-1])
+    return self.batched(self.encoder(obs), rows).reshape(-1, *action.shape[:-1])
 
 
 def _bounds(space: Space[Any]) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,27 @@ _log = logging.getLogger(__name__)
 PLUGINS = ("gymnasium_robotics", "ale_py")
 """Packages that register environments when they are imported."""
 
+WRAPPERS = frozenset(
+    {
+        "AtariPreprocessing",
+        "ClipAction",
+        "ClipReward",
+        "DtypeObservation",
+        "FilterObservation",
+        "FlattenObservation",
+        "FrameStackObservation",
+        "GrayscaleObservation",
+        "MaxAndSkipObservation",
+        "RescaleAction",
+        "RescaleObservation",
+        "ReshapeObservation",
+        "ResizeObservation",
+        "StickyAction",
+        "TimeAwareObservation",
+    }
+)
+"""Gymnasium's wrappers that a data set may name: they change what is seen or done, and no files."""
+
 EXTRAS = {
     "robotics": r"Maze|Adroit|Franka|Fetch|^Hand",
     "atari": r"^ALE/|NoFrameskip",
@@ -36,8 +57,8 @@ EXTRAS = {
 def make_env(spec: DatasetSpec, env_id: str | None = None) -> gym.Env[Any, Any]:
     """Make the environment that a data set names, through Gymnasium's registry alone.
 
-    Only the recorded id, arguments and time limit are used: code that a data set points at (an
-    entry point, a wrapper, a module before the id) is never imported.
+    Only the recorded id, arguments, time limit and :data:`WRAPPERS` are used: other code that a
+    data set points at (an entry point, a wrapper, a module before the id) is never imported.
 
     Args:
         spec: The data set.
@@ -47,11 +68,14 @@ def make_env(spec: DatasetSpec, env_id: str | None = None) -> gym.Env[Any, Any]:
         InputError: If none is recorded, it is not installed, or its spaces are not the set's.
     """
     options: dict[str, Any] = {}
+    wrappers: list[dict[str, Any]] = []
     if env_id is None:
-        env_id, options = _recorded(spec)
+        env_id, options, wrappers = _recorded(spec)
     _register_plugins(env_id)
     try:
         env = gym.make(env_id, disable_env_checker=True, **options)
+        for wrapper in wrappers:
+            env = getattr(gym.wrappers, wrapper["name"])(env, **wrapper["kwargs"])
     except InputError:
         raise
     except Exception as error:  # environments fail in ways of their own
@@ -112,7 +136,8 @@ def _time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _recorded(spec: DatasetSpec) -> tuple[str, dict[str, Any]]:
+def _recorded(spec: DatasetSpec) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
+    """Id, arguments and known wrappers of the recorded environment."""
     if spec.env_spec is None:
         raise InputError(
             f"Data set `{spec.dataset_id}` does not say which environment it is from: name one."
@@ -124,25 +149,36 @@ def _recorded(spec: DatasetSpec) -> tuple[str, dict[str, Any]]:
             f"Environment `{env_id}` of `{spec.dataset_id}` would import code that the data set "
             "names: import it yourself and name the environment by its id alone."
         )
-    if recorded.get("additional_wrappers"):
-        _warn_of_wrappers(spec.dataset_id)
+    wrappers = recorded.get("additional_wrappers") or []
+    known = [w for w in wrappers if _is_known(w)]
+    if len(known) < len(wrappers):
+        _warn_of_wrappers(spec.dataset_id, ", ".join(w["name"] for w in wrappers if w not in known))
     options = {k: v for k, v in (recorded.get("kwargs") or {}).items() if k != "render_mode"}
-    return env_id, {**options, "max_episode_steps": recorded.get("max_episode_steps")}
+    options["max_episode_steps"] = recorded.get("max_episode_steps")
+    return env_id, options, known
+
+
+def _is_known(wrapper: dict[str, Any]) -> bool:
+    own = str(wrapper["entry_point"]).startswith("gymnasium.wrappers.")
+    return own and wrapper["name"] in WRAPPERS and wrapper.get("kwargs") is not None
 
 
 @cache
-def _warn_of_wrappers(dataset_id: str) -> None:
+def _warn_of_wrappers(dataset_id: str, names: str) -> None:
     _log.warning(
-        "Data set `%s` was recorded through wrappers, which are not applied here: rewards may "
+        "Data set `%s` was recorded through wrappers that are not applied here (%s): rewards may "
         "differ from the recorded ones.",
         dataset_id,
+        names,
     )
 
 
 def _register_plugins(env_id: str) -> None:
     for plugin in PLUGINS:
         if env_id not in gym.registry and find_spec(plugin) is not None:
-            importlib.import_module(plugin)
+            module = importlib.import_module(plugin)
+            if plugin == "ale_py":  # which else prints a banner for every environment
+                module.ALEInterface.setLoggerMode(module.LoggerMode.Error)
 
 
 def _what_to_install(env_id: str) -> str:

@@ -91,6 +91,8 @@ def logged_data(
     Raises:
         InputError: If there are no transitions.
     """
+    if transitions.frames:
+        raise InputError("Models of the log do not work on images: see docs/images.md.")
     if not len(transitions):
         raise InputError("The log has no transitions: give a data set that has some.")
     action = scaling.scale_action(torch.tensor(transitions.action))

@@ -69,6 +69,7 @@ class LogEvaluator:
         options: OffPolicyOptions | None = None,
         progress: Progress | None = None,
     ) -> None:
+        spec.refuse_images("Off-policy evaluation")
         self.transitions, self.spec, self.scaling = transitions, spec, scaling
         self.discount = discount
         self.options = options or OffPolicyOptions()

@@ -1,6 +1,7 @@
 """A fixed sample of logged transitions that diagnostics ask the algorithm about."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -166,19 +167,19 @@ def make_probe(
     shifted = in_raw_scale(transitions, scaling)
     returns = torch.from_numpy(known_returns(shifted, discount)).float()  # (N,)
 
-    def normalized(obs: NDArray[np.float32]) -> Tensor:
+    def normalized(obs: NDArray[Any]) -> Tensor:
         return scaling.normalize_obs(torch.from_numpy(obs))
 
     action = torch.from_numpy(transitions.action[picked])
     if action.is_floating_point():  # rounding may push a bound past 1
         action = scaling.scale_action(action).clamp(-1, 1)
     return Probe(
-        obs=normalized(transitions.obs[picked]),
+        obs=normalized(transitions.observed(picked)),
         action=action,
         reward=torch.from_numpy(shifted.reward[picked]),
-        next_obs=normalized(transitions.next_obs[picked]),
+        next_obs=normalized(transitions.next_observed(picked)),
         terminated=torch.from_numpy(transitions.terminated[picked]).float(),
         mc_return=returns[picked],
-        start_obs=normalized(transitions.obs[begun]),
+        start_obs=normalized(transitions.observed(begun)),
         start_return=returns[begun],
     )

@@ -44,6 +44,7 @@ class Evidence:
         actions: Effective actions per state.
         determinism: Share of deterministic states; 0 if unknown.
         answers: What the user said.
+        images: Whether observations hold images.
     """
 
     discrete: bool
@@ -58,6 +59,7 @@ class Evidence:
     actions: float
     determinism: float
     answers: Answers
+    images: bool = False
 
     @property
     def returns(self) -> Returns:
@@ -102,7 +104,12 @@ def read_evidence(findings: Sequence[Finding], spec: DatasetSpec, answers: Answe
         actions=values.get("actions_per_state", 0.0),
         determinism=values.get("determinism", 0.0),
         answers=answers,
+        images=bool(spec.images),
     )
+
+
+BLIND = ("AWAC", "BCQ", "CQL", "CalQL", "RLPD", "ReBRAC", "TD3BC")
+"""Algorithms of Box actions whose networks have no encoder for images."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +132,11 @@ class Rule:
 
 
 RULES = (
+    Rule(
+        lambda e: e.images and not e.discrete,
+        "observations hold images, which of the algorithms for Box actions BC and IQL take",
+        dict.fromkeys(BLIND, EXCLUDED),
+    ),
     Rule(
         lambda e: e.returns == "tiny",
         "{e.episodes:.0f} episodes, as few as Adroit's human sets, where BC and IQL lead and "

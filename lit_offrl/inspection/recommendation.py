@@ -87,7 +87,7 @@ def domain_of(spec: DatasetSpec) -> str:
     if spec.discrete:
         if isinstance(deserialize_space(spec.obs_space), spaces.Discrete):
             return "gridworld"
-        return "atari" if "atari" in words else "classic_control"
+        return "atari" if spec.images or "atari" in words else "classic_control"
     return next((name for name, known in DOMAINS.items() if words & set(known)), "mujoco")
 
 

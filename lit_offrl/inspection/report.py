@@ -15,6 +15,7 @@ from lit_offrl.inspection.questions import Answers
 from lit_offrl.inspection.recommendation import Recommendation, recommend
 from lit_offrl.inspection.returns import return_findings
 from lit_offrl.inspection.rewards import reward_findings
+from lit_offrl.inspection.thumbnails import frames_finding, with_thumbnails
 
 BEHAVIOR_UPDATES = 300
 Progress = Callable[[str, float], None]
@@ -79,6 +80,8 @@ def inspect_transitions(
     progress: Progress | None = None,
 ) -> DataReport:
     """Measure the quality of transitions that are in memory; see :func:`inspect`."""
+    log, known = transitions, spec
+    transitions, spec = with_thumbnails(log, known)
     findings = integrity_findings(transitions, spec)
     parts: dict[str, Callable[[], list[Finding]]] = {
         "returns": lambda: return_findings(transitions, spec),
@@ -93,4 +96,6 @@ def inspect_transitions(
         if progress is not None:
             progress(name, done / (len(parts) + 1))
         findings += measure()
-    return DataReport(transitions, spec, findings)
+    if log.frames:
+        findings.append(frames_finding(log, known))
+    return DataReport(transitions, known, findings)

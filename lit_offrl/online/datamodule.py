@@ -123,6 +123,7 @@ class FineTuneDataModule(OfflineDataModule):
             updates_per_epoch=collecting.updates_per_epoch,
             **data,
         )
+        spec.refuse_images("Fine-tuning")
         self.known_spec, self.known_scaling = spec, scaling
         self.collecting, self.mixing, self.exploration = collecting, mixing, exploration
         self.folder, self.env_id = folder, env_id

@@ -1,7 +1,7 @@
 """BC against a reference written from its equations."""
 
 from collections.abc import Callable
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ from tests.algorithms.reference_policies import gaussian_log_prob, tanh_gaussian
 LR = 1e-2
 
 
-def bc(policy: PolicyKind, **options: float) -> BC:
+def bc(policy: PolicyKind, **options: Any) -> BC:
     n = N_ACTIONS if policy == "categorical" else ACTION_DIM
     return ready(BC(OBS_DIM, n, policy=policy, hidden=(8, 7), lr=LR, **options))
 

@@ -144,7 +144,7 @@ def test_discrete_actions_keep_their_index() -> None:
 
 def test_the_held_out_batches_are_few_and_spread_over_all_episodes() -> None:
     module = OfflineDataModule(NAME, batch_size=2, held_out=0.5)
-    batches = list(module.val_dataloader())
+    batches: list[Any] = list(module.val_dataloader())
     assert len(batches) == 20
     assert batches[0].shape == (1, 2, module.layout.width)
     mean, std = module.scaling.obs_mean[0], module.scaling.obs_std[0]

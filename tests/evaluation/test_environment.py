@@ -1,11 +1,14 @@
 import json
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.wrappers import ClipReward, FrameStackObservation
 from minari.serialization import serialize_space
 
 from lit_offrl.data import DatasetSpec
@@ -40,10 +43,42 @@ def test_code_that_a_data_set_names_is_not_imported(
     spec = changed(pendulum, entry_point="no_such_module:Evil", additional_wrappers=[wrapper])
     with caplog.at_level(logging.WARNING):
         make_env(spec).close()
-    assert "recorded through wrappers" in caplog.text
+    assert "wrappers that are not applied here (Evil)" in caplog.text
 
     with pytest.raises(InputError, match="would import code"):
         make_env(changed(pendulum, id="no_such_module:Pendulum-v1"))
+
+
+def test_wrappers_of_gymnasium_are_applied_as_they_were_recorded(pendulum: DatasetSpec) -> None:
+    env = FrameStackObservation(gym.make("Pendulum-v1"), 3)
+    clipped = ClipReward(env, -1.0, 0.0)
+    assert clipped.spec is not None
+    wrappers = json.loads(clipped.spec.to_json())["additional_wrappers"]
+    stack = replace(
+        changed(pendulum, additional_wrappers=wrappers),
+        obs_space=serialize_space(env.observation_space),
+    )
+    made = make_env(stack)
+    obs, _ = made.reset(seed=0)
+    assert obs.shape == (3, 3)
+    assert float(made.step(np.array([2.0]))[1]) >= -1.0
+    assert isinstance(made, ClipReward)
+
+
+def test_a_wrapper_that_writes_files_is_not_applied(
+    pendulum: DatasetSpec, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    video = {
+        "name": "RecordVideo",
+        "entry_point": "gymnasium.wrappers.rendering:RecordVideo",
+        "kwargs": {"video_folder": str(tmp_path / "videos")},
+    }
+    other = {"name": "ClipReward", "entry_point": "elsewhere:ClipReward", "kwargs": {}}
+    with caplog.at_level(logging.WARNING):
+        env = make_env(changed(pendulum, additional_wrappers=[video, other]))
+    env.close()
+    assert "(RecordVideo, ClipReward)" in caplog.text
+    assert not (tmp_path / "videos").exists()
 
 
 @pytest.mark.parametrize(

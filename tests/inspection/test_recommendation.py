@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from lit_offrl.inspection.recommendation import (
 from tests.inspection.test_flags import clean, inspected, lost_row
 
 ROOT = Path(__file__).parents[2]
+IMAGE = Box(0, 255, (40, 40, 3), np.uint8)
 BOX_LOG = Evidence(
     discrete=False,
     n_actions=3,
@@ -184,6 +186,14 @@ def test_discrete_domains_follow_the_observations() -> None:
     assert domain_of(discrete("mine/pen-v0", vector)) == "classic_control"
     assert domain_of(discrete("atari/pong/expert-v0", vector)) == "atari"
     assert domain_of(discrete("mine/rooms-v0", Discrete(3))) == "gridworld"
+    assert domain_of(discrete("mine/camera-v0", IMAGE)) == "atari"
+
+
+def test_images_leave_the_algorithms_that_see_them() -> None:
+    ranked = [one.algorithm for one in ranking(replace(BOX_LOG, images=True), "mujoco")]
+    assert sorted(ranked) == ["BC", "IQL"]
+    discrete = replace(BOX_LOG, discrete=True, n_actions=3, images=True)
+    assert "DiscreteCQL" in [one.algorithm for one in ranking(discrete, "atari")]
 
 
 def test_values_are_read_from_the_findings_and_missing_ones_speak_for_nothing() -> None:
@@ -198,7 +208,7 @@ def test_values_are_read_from_the_findings_and_missing_ones_speak_for_nothing() 
         "actions": "actions_per_state",
         "determinism": "determinism",
     }
-    values = {field: float(i) for i, field in enumerate(names, start=1)}
+    values: dict[str, Any] = {field: float(i) for i, field in enumerate(names, start=1)}
     findings = [Finding(names[field], "ok", "", value=value) for field, value in values.items()]
     spec = _spec("hopper/medium-v0")
     evidence = read_evidence(findings, spec, DANGER)

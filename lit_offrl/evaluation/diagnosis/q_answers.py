@@ -140,10 +140,10 @@ def critic_features(network: object, obs: Tensor, action: Tensor) -> Tensor | No
     """
     layers: tuple[Layer, ...]
     if isinstance(network, QNetwork):
-        x, layers = torch.cat([obs, action], -1), network.members()[0]
+        x, layers = torch.cat([network.encoder(obs), action], -1), network.members()[0]
         relu_first = network.trunk.relu_first
     elif isinstance(network, DiscreteQNetwork):
-        x, layers, relu_first = obs, network.net.members()[0], False
+        x, layers, relu_first = network.encoder(obs), network.net.members()[0], False
     else:
         return None
     for layer in layers[:-1]:
