@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from lit_offrl.batch import Batch, Layout
 from lit_offrl.data.loading import load_dataset
-from lit_offrl.data.packing import obs_statistics, pack_rows
+from lit_offrl.data.mapped import as_tensor, mapped_matrix
+from lit_offrl.data.packing import Rows, obs_statistics, pack_rows
 from lit_offrl.data.resuming import refuse_other_data
 from lit_offrl.data.sampler import (
     ReplicaSampler,
@@ -55,6 +56,8 @@ class OfflineDataModule(LightningDataModule):
         extras: More fields of a batch: `truncated`, `mc_return`, `next_action`, `has_next_action`.
         discount: γ of `mc_return`; nothing else uses it.
         sampling: Which rows are drawn more often; uniform if null.
+        storage: `memory` packs the training split in memory, `mapped` into a file of the cache,
+            for sets that memory has no room for. Batches are the same.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class OfflineDataModule(LightningDataModule):
         extras: tuple[str, ...] = (),
         discount: float = 0.99,
         sampling: Sampling | None = None,
+        storage: Literal["memory", "mapped"] = "memory",
     ) -> None:
         super().__init__()
         self.dataset_id = dataset_id
@@ -89,6 +93,7 @@ class OfflineDataModule(LightningDataModule):
         self.extras = tuple(extras)
         self.discount = discount
         self.sampling = sampling or Sampling()
+        self.storage = storage
         self._seed: int | None = None
         self.replica_seeds: Sequence[int] = ()
         """Seeds that train at once, each on batches of its own, (K, S, B, W); else one does."""
@@ -112,6 +117,8 @@ class OfflineDataModule(LightningDataModule):
                 f"`reward_scale` must be positive, not {self.reward_scale}: it would turn the aim "
                 "around."
             )
+        if self.storage not in ("memory", "mapped"):
+            raise InputError(f"`storage` may be memory or mapped, not {self.storage}.")
         if unknown := [name for name in self.extras if name not in EXTRAS]:
             raise InputError(f"`extras` may be {', '.join(EXTRAS)}, not {', '.join(unknown)}.")
 
@@ -119,7 +126,7 @@ class OfflineDataModule(LightningDataModule):
 
     @cached_property
     def _loaded(self) -> tuple[Transitions, DatasetSpec]:
-        return load_dataset(self.dataset_id)
+        return load_dataset(self.dataset_id, mapped=self.storage == "mapped")
 
     @property
     def spec(self) -> DatasetSpec:
@@ -183,13 +190,19 @@ class OfflineDataModule(LightningDataModule):
         """Transitions of the held-out episodes, in raw units."""
         return self._loaded[0].select_episodes(self._split[1])
 
+    @property
+    def train_returns(self) -> NDArray[np.float64]:
+        """Return of each training episode, (E,), without a copy of :attr:`train`."""
+        returns: NDArray[np.float64] = self._loaded[0].returns()[self._split[0]]
+        return returns
+
     @cached_property
     def scaling(self) -> Scaling:
         """Observation statistics and reward transform of the training split, action bounds."""
         transitions, spec = self._loaded
         mean, std = np.zeros(spec.obs_dim), np.ones(spec.obs_dim)
         if self.normalize_obs:
-            mean, std = obs_statistics(transitions, transitions.rows_of(self._split[0]))
+            mean, std = obs_statistics(transitions, transitions.episode_rows(self._split[0]))
             std = std + 1e-3
         return Scaling(
             obs_mean=torch.tensor(mean, dtype=torch.float32),
@@ -203,7 +216,7 @@ class OfflineDataModule(LightningDataModule):
     def _range_factor(self) -> float:
         if self.reward_range is None:
             return 1.0
-        returns = self._loaded[0].returns()[self._split[0]]
+        returns = self.train_returns
         if (spread := float(returns.max() - returns.min())) <= 0:
             raise InputError(
                 f"Data set `{self.dataset_id}`: all training episodes have the same return, so "
@@ -213,18 +226,31 @@ class OfflineDataModule(LightningDataModule):
 
     @cached_property
     def train_matrix(self) -> Tensor:
-        """The training split, scaled and packed, (N, W)."""
-        return self._pack(self._loaded[0].rows_of(self._split[0]))
+        """The training split, scaled and packed, (N, W); read-only if it is mapped."""
+        if self.storage == "mapped":
+            return as_tensor(self._mapped)
+        return self._pack(self._loaded[0].episode_rows(self._split[0]))
+
+    @cached_property
+    def _mapped(self) -> NDArray[np.float32]:
+        return mapped_matrix(
+            self.spec.content_hash,
+            self._loaded[0],
+            self._split[0],
+            self.layout,
+            self.scaling,
+            self.discount,
+        )
 
     @cached_property
     def held_out_matrix(self) -> Tensor:
         """At most 20 batches of held-out transitions, evenly spread, scaled and packed."""
-        rows = self._loaded[0].rows_of(self._split[1])
+        rows = self._loaded[0].episode_rows(self._split[1])
         if len(rows) > (most := MAX_HELD_OUT_BATCHES * self.batch_size):
-            rows = rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
+            return self._pack(rows.at(np.linspace(0, len(rows) - 1, most).astype(np.int64)))
         return self._pack(rows)
 
-    def _pack(self, rows: NDArray[np.int64]) -> Tensor:
+    def _pack(self, rows: Rows) -> Tensor:
         return pack_rows(self._loaded[0], rows, self.layout, self.scaling, self.discount)
 
     # Lightning.

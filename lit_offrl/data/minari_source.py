@@ -15,10 +15,11 @@ from gymnasium.spaces.utils import flatdim
 from minari.dataset.minari_dataset import parse_dataset_id
 from minari.serialization import deserialize_space
 from minari.storage.datasets_root_dir import get_dataset_path
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from lit_offrl.data import builtin
 from lit_offrl.data.cache import hash_files, locked
+from lit_offrl.data.columns import Column, NewColumn
 from lit_offrl.data.minari_storage import EpisodeReader, open_reader
 from lit_offrl.data.spaces import flatten_actions, flatten_observations, leaves
 from lit_offrl.data.spec import DatasetSpec, make_spec
@@ -170,18 +171,29 @@ class MinariSource:
 
     def read(self) -> Transitions:
         """Read all episodes into arrays that are made once, in their final size."""
+        flat: dict[str, Any] = {}
+
+        def new(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+            column: NDArray[Any] = np.empty(shape, dtype)
+            flat[name] = column
+            return column
+
+        self.read_into(new)
+        return Transitions(**flat)
+
+    def read_into(self, new: NewColumn) -> None:
+        """Read episode by episode into columns that ``new`` makes."""
         try:
             reader = open_reader(self._path, self._format, self._jpeg)
         except OSError as error:
             raise self._damaged(error) from None
         with reader:
             steps = [self._steps(reader, episode) for episode in range(self._episodes)]
-            flat = self._allocate(reader, steps)
+            flat = self._allocate(reader, steps, new)
             stop = 0
             for episode, n in enumerate(steps):
                 start, stop = stop, stop + n
                 self._fill(reader, episode, flat, slice(start, stop))
-        return Transitions(**flat)
 
     def _steps(self, reader: EpisodeReader, episode: int) -> int:
         try:
@@ -194,7 +206,9 @@ class MinariSource:
             raise InputError(f"{self._name}, episode {episode} is empty: store the set without it.")
         return steps
 
-    def _allocate(self, reader: EpisodeReader, steps: list[int]) -> dict[str, NDArray[Any]]:
+    def _allocate(
+        self, reader: EpisodeReader, steps: list[int], new: NewColumn
+    ) -> dict[str, Column]:
         n = sum(steps)
         try:
             obs_dim = flatdim(self._obs_space)
@@ -209,19 +223,19 @@ class MinariSource:
                 f"{self._name}: actions of space {self._action_space} are not supported: only Box, "
                 "Discrete and MultiDiscrete are."
             )
-        flat: dict[str, NDArray[Any]] = {
-            "obs": np.empty((n, obs_dim), np.float32),
-            "action": np.empty((n, flatdim(self._action_space)), np.float32)
+        flat = {
+            "obs": new("obs", (n, obs_dim), np.float32),
+            "action": new("action", (n, flatdim(self._action_space)), np.float32)
             if box
-            else np.empty(n, np.int64),
-            "reward": np.empty(n, np.float32),
-            "next_obs": np.empty((n, obs_dim), np.float32),
-            "terminated": np.empty(n, np.bool_),
-            "truncated": np.empty(n, np.bool_),
-            "episode": np.repeat(np.arange(len(steps)), steps),
+            else new("action", (n,), np.int64),
+            "reward": new("reward", (n,), np.float32),
+            "next_obs": new("next_obs", (n, obs_dim), np.float32),
+            "terminated": new("terminated", (n,), np.bool_),
+            "truncated": new("truncated", (n,), np.bool_),
+            "episode": new("episode", (n,), np.int64),
         }
         if self._has_log_prob(reader):
-            flat["behavior_log_prob"] = np.empty(n, np.float32)
+            flat["behavior_log_prob"] = new("behavior_log_prob", (n,), np.float32)
         return flat
 
     def _has_log_prob(self, reader: EpisodeReader) -> bool:
@@ -232,7 +246,7 @@ class MinariSource:
         return True
 
     def _fill(
-        self, reader: EpisodeReader, episode: int, flat: dict[str, NDArray[Any]], rows: slice
+        self, reader: EpisodeReader, episode: int, flat: dict[str, Column], rows: slice
     ) -> None:
         """Write one episode's rows (in place)."""
         n = rows.stop - rows.start
@@ -242,6 +256,7 @@ class MinariSource:
         flat["reward"][rows] = self._field(reader, episode, "rewards", None, n)
         flat["terminated"][rows] = self._field(reader, episode, "terminations", None, n)
         flat["truncated"][rows] = self._field(reader, episode, "truncations", None, n)
+        flat["episode"][rows] = np.full(n, episode)
         if "behavior_log_prob" in flat:
             flat["behavior_log_prob"][rows] = self._field(reader, episode, LOG_PROB, None, n)
 

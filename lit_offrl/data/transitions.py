@@ -6,7 +6,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_offrl.data.columns import release_pages
 from lit_offrl.errors import InputError
+
+
+class EpisodeRows:
+    """Row numbers of some episodes, one after the other, made when asked for.
+
+    Args:
+        starts: First row of each episode, (E,).
+        lengths: Rows of each, (E,).
+    """
+
+    def __init__(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
+        self._stops = np.cumsum(lengths)
+        self._shifts = starts + lengths - self._stops
+
+    def __len__(self) -> int:
+        return int(self._stops[-1]) if len(self._stops) else 0
+
+    def __getitem__(self, part: slice) -> NDArray[np.int64]:
+        return self.at(np.arange(*part.indices(len(self))))
+
+    def at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Row numbers at some places of the sequence."""
+        rows: NDArray[np.int64] = self._shifts[np.searchsorted(self._stops, places, side="right")]
+        rows += places
+        return rows
 
 
 @dataclass(frozen=True)
@@ -73,17 +99,29 @@ class Transitions:
             steps *= 2
         return togo.astype(np.float32)
 
+    def episode_rows(self, episodes: NDArray[np.int64]) -> EpisodeRows:
+        """Rows of the given episodes, in the order given, without an array of all."""
+        bounds = self.episode_bounds
+        return EpisodeRows(bounds[episodes], np.diff(bounds)[episodes])
+
     def rows_of(self, episodes: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows of the given episodes, in the order given."""
-        bounds = self.episode_bounds
-        rows = [np.arange(bounds[e], bounds[e + 1]) for e in episodes]
-        return np.concatenate(rows) if rows else np.empty(0, dtype=np.int64)
+        return self.episode_rows(episodes)[:]
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The columns that are there, by name."""
+        columns = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: column for name, column in columns.items() if column is not None}
+
+    def release_pages(self) -> None:
+        """Let go of what was read of mapped columns."""
+        for column in self.columns().values():
+            release_pages(column)
 
     def select_episodes(self, episodes: NDArray[np.int64]) -> "Transitions":
         """Copy the given episodes, in the order given; they are numbered anew from 0."""
         rows = self.rows_of(episodes)
-        columns = {f.name: getattr(self, f.name) for f in fields(self)}
-        picked: dict[str, Any] = {k: None if v is None else v[rows] for k, v in columns.items()}
+        picked: dict[str, Any] = {k: v[rows] for k, v in self.columns().items()}
         lengths = np.diff(self.episode_bounds)[episodes]
         picked["episode"] = np.repeat(np.arange(len(episodes)), lengths)
         return Transitions(**picked)
