@@ -15,10 +15,11 @@ from torch import Tensor
 
 from lit_offrl.batch import Batch, Layout
 from lit_offrl.data.loading import load_dataset
-from lit_offrl.data.mapped import as_tensor, mapped_matrix
+from lit_offrl.data.mapped import ReleasingSampler, as_tensor, mapped_episodes, mapped_matrix
 from lit_offrl.data.packing import Rows, obs_statistics, pack_rows
 from lit_offrl.data.resuming import refuse_other_data
 from lit_offrl.data.sampler import (
+    BlockSource,
     ReplicaSampler,
     SequentialBatches,
     UpdateBlocks,
@@ -178,17 +179,23 @@ class OfflineDataModule(LightningDataModule):
     @cached_property
     def logged(self) -> Transitions:
         """All transitions that are not held out, whatever ``top_fraction`` is: for statistics."""
-        return self._loaded[0].select_episodes(self._whole_split[0])
+        return self._select(self._whole_split[0])
 
     @cached_property
     def train(self) -> Transitions:
         """Transitions that are trained on, in raw units."""
-        return self._loaded[0].select_episodes(self._split[0])
+        return self._select(self._split[0])
 
     @cached_property
     def held_out_transitions(self) -> Transitions:
         """Transitions of the held-out episodes, in raw units."""
-        return self._loaded[0].select_episodes(self._split[1])
+        return self._select(self._split[1])
+
+    def _select(self, episodes: NDArray[np.int64]) -> Transitions:
+        transitions, spec = self._loaded
+        if self.storage == "mapped":
+            return mapped_episodes(spec.content_hash, transitions, episodes)
+        return transitions.select_episodes(episodes)
 
     @property
     def train_returns(self) -> NDArray[np.float64]:
@@ -279,7 +286,9 @@ class OfflineDataModule(LightningDataModule):
             UpdateSampler(self.train_matrix, self.batch_size, seed, rank, ranks, weights)
             for seed in self.replica_seeds or [self.seed]
         ]
-        sampler = ReplicaSampler(samplers) if self.replica_seeds else samplers[0]
+        sampler: BlockSource = ReplicaSampler(samplers) if self.replica_seeds else samplers[0]
+        if self.storage == "mapped":
+            sampler = ReleasingSampler(sampler, self._mapped)
         return UpdateBlocks(sampler, self.trainer, self.updates_per_step, self.updates_per_epoch)
 
     def _train_weights(self) -> Tensor | None:
