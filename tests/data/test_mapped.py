@@ -1,6 +1,9 @@
 import errno
 import os
+import tempfile
 import warnings
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -193,13 +196,13 @@ def test_a_stamp_stands_in_for_the_checksum_of_large_files_until_they_change(
     monkeypatch.setattr(columns, "LARGE", 0)
     both()[1].setup("fit")
     read: list[int] = []
-    crc32 = columns.zlib.crc32
+    crc32 = zlib.crc32
 
     def counted(block: Any, *start: Any) -> int:
         read.append(len(block))
-        return crc32(block, *start)
+        return int(crc32(block, *start))
 
-    monkeypatch.setattr(columns.zlib, "crc32", counted)
+    monkeypatch.setattr(zlib, "crc32", counted)
     both()[1].setup("fit")
     assert read == []
     os.utime(entries(tmp_path)[0] / "matrix.npy", (0, 0))  # as after a copy
@@ -273,7 +276,7 @@ def test_a_read_only_folder_serves_what_it_holds(
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr("lit_offrl.data.cache.FileLock", refuse)
-    monkeypatch.setattr(columns.tempfile, "mkdtemp", refuse)
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
     memory, on_disk = both()
     assert torch.equal(memory.train_matrix, on_disk.train_matrix)
     with pytest.raises(InputError, match=r"must write to .*Permission denied"):
@@ -309,7 +312,7 @@ def test_training_alone_copies_no_transitions(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(Transitions, "select_episodes", refuse)
     for kind in ("uniform", "return", "advantage", "stratified"):
-        module = both(sampling=Sampling(kind))[1]  # type: ignore[arg-type]
+        module = both(sampling=Sampling(kind))[1]
         quiet_trainer(1, max_steps=2).fit(IQL(module.obs_dim, module.action_dim), module)
 
 
@@ -368,7 +371,7 @@ def test_a_run_may_go_on_with_the_other_storage(tmp_path: Path, first: str, seco
 
 def load_on_a_rank(storage: str, *, devices: int) -> dict[str, Any]:
     """First block of this rank, and the file that its matrix lies in."""
-    module = OfflineDataModule(NAME, 16, storage=storage)  # type: ignore[arg-type]
+    module = OfflineDataModule(NAME, 16, storage=storage)
     rank = int(os.environ["RANK"])
     module.setup("fit")
     block = UpdateSampler(module.train_matrix, 16, 0, rank, devices).block(0, 4)
