@@ -13,7 +13,7 @@ import torch
 from gymnasium import spaces
 
 from lit_offrl.algorithms import IQL
-from lit_offrl.data import OfflineDataModule, Transitions, columns, mapped
+from lit_offrl.data import OfflineDataModule, Transitions, columns, mapped, packing
 from lit_offrl.data.columns import ColumnFile
 from lit_offrl.data.sampler import UpdateSampler
 from lit_offrl.data.weighting import Sampling
@@ -38,7 +38,7 @@ def dataset(folders: None) -> None:
 def packings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Rows of each matrix that was packed into a file."""
     seen: list[int] = []
-    pack_into = mapped.pack_into
+    pack_into = packing.pack_into
 
     def counted(packed: Any, transitions: Any, rows: Any, *options: Any) -> None:
         seen.append(len(rows))
@@ -369,7 +369,7 @@ def test_a_run_may_go_on_with_the_other_storage(tmp_path: Path, first: str, seco
     assert all(torch.equal(resumed[name], value) for name, value in straight.items())
 
 
-def load_on_a_rank(storage: str, *, devices: int) -> dict[str, Any]:
+def load_on_a_rank(storage: Any, *, devices: int) -> dict[str, Any]:
     """First block of this rank, and the file that its matrix lies in."""
     module = OfflineDataModule(NAME, 16, storage=storage)
     rank = int(os.environ["RANK"])
