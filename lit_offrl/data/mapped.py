@@ -17,7 +17,7 @@ from lit_offrl.data.cache import cache_dir, no_room, stored
 from lit_offrl.data.columns import CannotWriteError, NewColumn, release_pages
 from lit_offrl.data.packing import pack_into
 from lit_offrl.data.sampler import BlockSource
-from lit_offrl.data.transitions import Transitions
+from lit_offrl.data.transitions import GROUP, Transitions
 from lit_offrl.scaling import Scaling
 
 _log = logging.getLogger(__name__)
@@ -26,7 +26,6 @@ _VERSION = 1
 RESIDENT = 1 << 30
 """Bytes of a mapped matrix that stay resident, about; the rest is in the page cache alone."""
 _FAULT = 1 << 16  # bytes that Linux maps around an address that is not mapped yet
-_GROUP = 1 << 18  # rows that are copied at once
 
 
 def mapped_matrix(
@@ -92,7 +91,7 @@ def mapped_episodes(
             for name, column in transitions.columns().items()
         }
         stop = n_episodes = 0
-        for group in np.array_split(episodes, n // _GROUP + 1):
+        for group in np.array_split(episodes, n // GROUP + 1):
             part = transitions.select_episodes(group)
             part = dataclasses.replace(part, episode=part.episode + n_episodes)
             start, stop, n_episodes = stop, stop + len(part), n_episodes + len(group)

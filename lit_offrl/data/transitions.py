@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from lit_offrl.data.columns import release_pages
 from lit_offrl.errors import InputError
 
+GROUP = 1 << 18
+"""Rows, about, that are handled at once where whole episodes are."""
+
 
 class EpisodeRows:
     """Row numbers of some episodes, one after the other, made when asked for.
@@ -82,6 +85,7 @@ class Transitions:
         """Undiscounted return of each episode, (E,)."""
         totals = np.zeros(self.n_episodes)
         np.add.at(totals, self.episode, self.reward)
+        self.release_pages()
         return totals
 
     def mc_returns(self, discount: float) -> NDArray[np.float32]:
@@ -89,15 +93,13 @@ class Transitions:
 
         After a truncation nothing is known and nothing is added.
         """
-        togo = self.reward.astype(np.float64)
-        longest = int(np.diff(self.episode_bounds).max(initial=0))
-        # After each round, togo sums twice as many steps: G_2n(t) = G_n(t) + γ^n G_n(t + n).
-        steps = 1
-        while steps < longest:
-            same = self.episode[:-steps] == self.episode[steps:]
-            togo[:-steps] += discount**steps * togo[steps:] * same
-            steps *= 2
-        return togo.astype(np.float32)
+        bounds = self.episode_bounds
+        returns = np.empty(len(self), np.float32)
+        for group in np.array_split(np.arange(self.n_episodes), len(self) // GROUP + 1):
+            if len(group):
+                rows = slice(bounds[group[0]], bounds[group[-1] + 1])
+                returns[rows] = _returns_to_go(self.reward[rows], self.episode[rows], discount)
+        return returns
 
     def episode_rows(self, episodes: NDArray[np.int64]) -> EpisodeRows:
         """Rows of the given episodes, in the order given, without an array of all."""
@@ -125,3 +127,18 @@ class Transitions:
         lengths = np.diff(self.episode_bounds)[episodes]
         picked["episode"] = np.repeat(np.arange(len(episodes)), lengths)
         return Transitions(**picked)
+
+
+def _returns_to_go(
+    reward: NDArray[np.float32], episode: NDArray[np.int64], discount: float
+) -> NDArray[np.float64]:
+    """Discounted sum of the rewards from each row to the end of its episode, (n,)."""
+    togo = reward.astype(np.float64)
+    longest = int(np.bincount(episode - episode[0]).max())
+    # After each round, togo sums twice as many steps: G_2n(t) = G_n(t) + γ^n G_n(t + n).
+    steps = 1
+    while steps < longest:
+        same = episode[:-steps] == episode[steps:]
+        togo[:-steps] += discount**steps * togo[steps:] * same
+        steps *= 2
+    return togo

@@ -294,7 +294,7 @@ def test_an_unknown_storage_is_refused() -> None:
 def test_selected_transitions_are_mapped_too(
     group: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mapped, "_GROUP", group)
+    monkeypatch.setattr(mapped, "GROUP", group)
     memory, on_disk = both(held_out=0.3, top_fraction=0.5)
     for what in ("logged", "train", "held_out_transitions"):
         one, two = getattr(memory, what), getattr(on_disk, what)
@@ -304,6 +304,14 @@ def test_selected_transitions_are_mapped_too(
             assert getattr(two, name).dtype == column.dtype
     assert len(entries(tmp_path, "episodes")) == 3
     assert np.array_equal(on_disk.train_returns, on_disk.train.returns())
+
+
+def test_returns_to_go_are_the_same_in_any_grouping(monkeypatch: pytest.MonkeyPatch) -> None:
+    transitions = both()[0].train
+    whole = transitions.mc_returns(0.9)
+    for group in (1, 7, 30):
+        monkeypatch.setattr("lit_offrl.data.transitions.GROUP", group)
+        assert np.array_equal(transitions.mc_returns(0.9), whole)
 
 
 def test_training_alone_copies_no_transitions(monkeypatch: pytest.MonkeyPatch) -> None:
