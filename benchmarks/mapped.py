@@ -1,7 +1,9 @@
 """Measure `data.storage` memory and mapped: loading, resident memory, updates per second, disk.
 
 Artificial Minari sets of Hopper's shape and their caches lie in a folder; nothing of the user's is
-read or written. Every measurement is a process of its own, whose memory is looked at from outside.
+read or written. Every measurement is a process of its own with one thread, whose memory is looked
+at from outside. Speeds are medians over rounds, per second of CPU time, which other work on the
+machine changes little.
 
     python benchmarks/mapped.py --rows 100000 1000000 --out runs/mapped
 """
@@ -10,6 +12,7 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -28,6 +31,7 @@ from lit_offrl.data import OfflineDataModule
 
 OBS_DIM, ACTION_DIM, STEPS = 11, 3, 1000
 STORAGES = ("memory", "mapped")
+ROUNDS = 3
 WARM_UP, UPDATES, DRAWS = 80, 480, 4000
 HEAD = (
     "rows",
@@ -38,8 +42,8 @@ HEAD = (
     "training",
     "resident GB: loading",
     "training",
-    "sampler, updates/s",
-    "IQL, updates/s",
+    "sampler, updates per CPU second",
+    "IQL",
     "cache, GB",
 )
 
@@ -85,7 +89,7 @@ class Clock(Callback):
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """Look at the clock after the warm-up and after each step."""
-        now = time.perf_counter()
+        now = time.process_time()
         if trainer.global_step == WARM_UP:
             self.start = now
         self.seconds = now - self.start
@@ -108,10 +112,10 @@ def train(module: OfflineDataModule) -> dict[str, float]:
         "limit_val_batches": 0,
     }
     module.trainer = Trainer(max_steps=DRAWS, **quiet)
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in module.train_dataloader():
         pass
-    drawn = DRAWS / (time.perf_counter() - start)
+    drawn = DRAWS / (time.process_time() - start)
     Trainer(max_steps=WARM_UP + UPDATES, callbacks=[clock], **quiet).fit(
         IQL(OBS_DIM, ACTION_DIM), module
     )
@@ -149,19 +153,36 @@ def watched(what: str, name: str, storage: str) -> dict[str, float]:
     return found | {"anonymous": anonymous, "total": total}
 
 
-def row(out: Path, name: str, rows: int, storage: str) -> str:
-    """Measure one storage on one set, from an empty cache on; one row of the table."""
-    cache = out / "cache"
-    shutil.rmtree(cache, ignore_errors=True)
+def use_cache(out: Path, storage: str) -> Path:
+    """Let processes that start from now on use the cache of one storage."""
+    cache = out / f"cache-{storage}"
     os.environ["LIT_OFFRL_CACHE"] = str(cache)
-    first, again, trained = (watched(w, name, storage) for w in ("load", "load", "train"))
-    disk = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file()) / 1e9
-    shutil.rmtree(cache)
-    loading = {key: max(first[key], again[key]) for key in ("anonymous", "total")}
-    cells = [f"{rows:,}", f"`{storage}`", f"{first['seconds']:.1f}", f"{again['seconds']:.1f}"]
-    cells += [f"{part[key]:.2f}" for key in loading for part in (loading, trained)]
-    cells += [f"{trained['sampler']:,.0f}", f"{trained['iql']:,.0f}", f"{disk:.2f}"]
-    return f"| {' | '.join(cells)} |"
+    return cache
+
+
+def table_rows(out: Path, name: str, rows: int) -> list[str]:
+    """Measure both storages on one set, from empty caches on; a row of the table for each."""
+    loads: dict[str, list[dict[str, float]]] = {}
+    for storage in STORAGES:
+        shutil.rmtree(use_cache(out, storage), ignore_errors=True)
+        loads[storage] = [watched("load", name, storage) for _ in range(2)]
+    trained: dict[str, list[dict[str, float]]] = {storage: [] for storage in STORAGES}
+    for _ in range(ROUNDS):  # in turns, since other work slows both
+        for storage in STORAGES:
+            use_cache(out, storage)
+            trained[storage].append(watched("train", name, storage))
+    found = []
+    for storage in STORAGES:
+        cache = use_cache(out, storage)
+        disk = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file()) / 1e9
+        shutil.rmtree(cache)
+        cells = [f"{rows:,}", f"`{storage}`", *(f"{run['seconds']:.1f}" for run in loads[storage])]
+        for key in ("anonymous", "total"):
+            cells += [f"{max(run[key] for run in part[storage]):.2f}" for part in (loads, trained)]
+        for key in ("sampler", "iql"):
+            cells.append(f"{statistics.median(run[key] for run in trained[storage]):,.0f}")
+        found.append(f"| {' | '.join([*cells, f'{disk:.2f}'])} |")
+    return found
 
 
 def main() -> None:
@@ -186,8 +207,7 @@ def main() -> None:
         name = f"benchmark/hopper-{rows}-v0"
         data = out / "minari" / name / "data"
         make(data, rows)
-        for storage in STORAGES:
-            print(row(out, name, rows, storage), flush=True)
+        print("\n".join(table_rows(out, name, rows)), flush=True)
         if not args.keep:
             shutil.rmtree(data.parent)
 

@@ -4,7 +4,9 @@ import dataclasses
 import hashlib
 import json
 import logging
+import mmap
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,6 @@ _VERSION = 1
 """To be raised whenever the same arguments give other numbers."""
 RESIDENT = 1 << 30
 """Bytes of a mapped matrix that stay resident, about; the rest is in the page cache alone."""
-_FAULT = 1 << 16  # bytes that Linux maps around an address that is not mapped yet
 
 
 def mapped_matrix(
@@ -124,16 +125,23 @@ class ReleasingSampler:
 
     def __init__(self, sampler: BlockSource, matrix: NDArray[np.float32]) -> None:
         self._sampler, self._matrix = sampler, matrix
-        self._touched = 0
+        self._before = _resident()
 
     def block(self, first_update: int, k: int) -> Tensor:
         """Gather the batches of ``k`` updates."""
         block = self._sampler.block(first_update, k)
-        self._touched += block.shape[:-1].numel() * _FAULT
-        if self._matrix.nbytes > RESIDENT and self._touched > RESIDENT:
+        if self._matrix.nbytes > RESIDENT and _resident() - self._before > RESIDENT:
             release_pages(self._matrix)
-            self._touched = 0
+            self._before = _resident()
         return block
+
+
+def _resident() -> int:
+    """Bytes of files that are mapped and resident here; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[2]) * mmap.PAGESIZE
+    except OSError:
+        return 0
 
 
 def as_tensor(matrix: NDArray[np.float32]) -> Tensor:

@@ -330,21 +330,39 @@ def test_all_episodes_are_not_copied_at_all(tmp_path: Path) -> None:
     assert entries(tmp_path, "episodes") == []
 
 
-def test_pages_are_released_once_enough_was_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_are_released_once_enough_is_resident(monkeypatch: pytest.MonkeyPatch) -> None:
     module = both()[1]
-    released: list[int] = []
-    monkeypatch.setattr(mapped, "release_pages", lambda array: released.append(len(array)))
-    monkeypatch.setattr(mapped, "RESIDENT", 100 << 16)
+    resident, released = [100], []
+
+    def release(array: Any) -> None:
+        released.append(array)
+        resident[0] = 150  # of other files
+
+    monkeypatch.setattr(mapped, "_resident", lambda: resident[0])
+    monkeypatch.setattr(mapped, "release_pages", release)
     plain = UpdateSampler(module.train_matrix, 16, seed=0)
     sampler = mapped.ReleasingSampler(plain, module._mapped)
-    blocks = [sampler.block(first, 4) for first in range(0, 16, 4)]
+    resident[0] = 1 << 40
+    assert torch.equal(sampler.block(0, 4), plain.block(0, 4))
     assert released == []  # the matrix is smaller than what may stay
     monkeypatch.setattr(mapped, "RESIDENT", 1000)
-    monkeypatch.setattr(mapped, "_FAULT", 10)
-    sampler = mapped.ReleasingSampler(plain, module._mapped)
-    for i, block in enumerate(blocks):
-        assert torch.equal(sampler.block(4 * i, 4), block)
-    assert released == [len(module.train_matrix)] * 2  # in every second block
+    counts = []
+    for resident[0] in (1100, 1101, 1150, 1151):
+        assert torch.equal(sampler.block(4, 4), plain.block(4, 4))
+        counts.append(len(released))
+    assert counts == [0, 1, 1, 2]
+    assert released[0] is module._mapped
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc")
+def test_resident_bytes_follow_what_is_touched_and_released(tmp_path: Path) -> None:
+    np.save(tmp_path / "large.npy", np.ones(1 << 24, np.float32))  # 64 MiB
+    array = np.load(tmp_path / "large.npy", mmap_mode="r")
+    before = mapped._resident()
+    assert array.sum() == 1 << 24
+    assert mapped._resident() - before > 60 << 20
+    columns.release_pages(array)
+    assert mapped._resident() - before < 4 << 20
 
 
 def test_released_pages_hold_the_same_numbers() -> None:
