@@ -15,11 +15,10 @@ from torch import Tensor
 
 from lit_offrl.batch import Batch, Layout
 from lit_offrl.data.loading import load_dataset
-from lit_offrl.data.mapped import ReleasingSampler, as_tensor, mapped_episodes, mapped_matrix
+from lit_offrl.data.mapped import as_tensor, drawn_from, mapped_episodes, mapped_matrix
 from lit_offrl.data.packing import Rows, obs_statistics, pack_rows
 from lit_offrl.data.resuming import refuse_other_data
 from lit_offrl.data.sampler import (
-    BlockSource,
     ReplicaSampler,
     SequentialBatches,
     UpdateBlocks,
@@ -282,13 +281,12 @@ class OfflineDataModule(LightningDataModule):
         assert self.trainer is not None  # Lightning attaches it before it asks
         rank, ranks = self.trainer.global_rank, self.trainer.world_size
         weights = self._train_weights()
+        matrix = drawn_from(self._mapped) if self.storage == "mapped" else self.train_matrix
         samplers = [
-            UpdateSampler(self.train_matrix, self.batch_size, seed, rank, ranks, weights)
+            UpdateSampler(matrix, self.batch_size, seed, rank, ranks, weights)
             for seed in self.replica_seeds or [self.seed]
         ]
-        sampler: BlockSource = ReplicaSampler(samplers) if self.replica_seeds else samplers[0]
-        if self.storage == "mapped":
-            sampler = ReleasingSampler(sampler, self._mapped)
+        sampler = ReplicaSampler(samplers) if self.replica_seeds else samplers[0]
         return UpdateBlocks(sampler, self.trainer, self.updates_per_step, self.updates_per_epoch)
 
     def _train_weights(self) -> Tensor | None:

@@ -4,9 +4,8 @@ import dataclasses
 import hashlib
 import json
 import logging
-import mmap
+import os
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,9 @@ from torch import Tensor
 
 from lit_offrl.batch import Layout
 from lit_offrl.data.cache import cache_dir, no_room, stored
-from lit_offrl.data.columns import CannotWriteError, NewColumn, release_pages
+from lit_offrl.data.columns import CannotWriteError, NewColumn
 from lit_offrl.data.packing import pack_into
-from lit_offrl.data.sampler import BlockSource
+from lit_offrl.data.sampler import Matrix
 from lit_offrl.data.transitions import GROUP, Transitions
 from lit_offrl.scaling import Scaling
 
@@ -26,7 +25,7 @@ _log = logging.getLogger(__name__)
 _VERSION = 1
 """To be raised whenever the same arguments give other numbers."""
 RESIDENT = 1 << 30
-"""Bytes of a mapped matrix that stay resident, about; the rest is in the page cache alone."""
+"""Bytes of a matrix past which single rows are read: a mapping would become resident whole."""
 
 
 def mapped_matrix(
@@ -113,35 +112,40 @@ def _name(kind: str, decides: dict[str, Any], episodes: NDArray[np.int64]) -> st
     return f"{kind}-{digest.hexdigest()}-v{_VERSION}"
 
 
-class ReleasingSampler:
-    """Draws from a mapped matrix and now and then lets go of the pages that were read.
+class FileRows:
+    """Rows of a mapped matrix, read from its file and thus from the system's page cache.
 
-    A page that is wanted again comes from the system's page cache, as long as it is there.
+    Touching a row of a mapping maps all around it, up to 2 MB, so that soon the whole file counts
+    as memory of the process. A read costs about a microsecond a row and leaves nothing.
 
     Args:
-        sampler: Draws the batches.
-        matrix: What it draws from, (N, W).
+        matrix: The matrix as it was mapped, (N, W).
     """
 
-    def __init__(self, sampler: BlockSource, matrix: NDArray[np.float32]) -> None:
-        self._sampler, self._matrix = sampler, matrix
-        self._before = _resident()
+    device = torch.device("cpu")
 
-    def block(self, first_update: int, k: int) -> Tensor:
-        """Gather the batches of ``k`` updates."""
-        block = self._sampler.block(first_update, k)
-        if self._matrix.nbytes > RESIDENT and _resident() - self._before > RESIDENT:
-            release_pages(self._matrix)
-            self._before = _resident()
-        return block
+    def __init__(self, matrix: Any) -> None:
+        self._length, self._width = map(int, matrix.shape)
+        self._start, self._stride = matrix.offset, matrix.strides[0]
+        self._file = open(matrix.filename, "rb", buffering=0)  # noqa: SIM115 - as long as this is
+
+    def __len__(self) -> int:
+        return self._length
+
+    def index_select(self, dim: int, index: Tensor) -> Tensor:
+        """Read rows, (len(index), W)."""
+        assert dim == 0
+        descriptor, stride = self._file.fileno(), self._stride
+        places = (index * stride + self._start).tolist()
+        read = b"".join([os.pread(descriptor, stride, place) for place in places])
+        return torch.frombuffer(bytearray(read), dtype=torch.float32).view(-1, self._width)
 
 
-def _resident() -> int:
-    """Bytes of files that are mapped and resident here; 0 where the system does not say."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[2]) * mmap.PAGESIZE
-    except OSError:
-        return 0
+def drawn_from(matrix: Any) -> Matrix:
+    """Give a mapped matrix (N, W) to a sampler: as a tensor, or row by row if it is large."""
+    if matrix.nbytes > RESIDENT and hasattr(os, "pread"):
+        return FileRows(matrix)
+    return as_tensor(matrix)
 
 
 def as_tensor(matrix: NDArray[np.float32]) -> Tensor:

@@ -1,5 +1,7 @@
 import errno
+import mmap
 import os
+import shutil
 import tempfile
 import warnings
 import zlib
@@ -330,39 +332,51 @@ def test_all_episodes_are_not_copied_at_all(tmp_path: Path) -> None:
     assert entries(tmp_path, "episodes") == []
 
 
-def test_pages_are_released_once_enough_is_resident(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("weighted", [False, True])
+def test_rows_of_a_large_file_are_read_to_the_same_batches(
+    weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, on_disk = both(sampling=Sampling("return" if weighted else "uniform"))
+    monkeypatch.setattr(mapped, "RESIDENT", on_disk._mapped.nbytes - 1)
+    assert isinstance(mapped.drawn_from(on_disk._mapped), mapped.FileRows)
+    for module in (memory, on_disk):
+        module.trainer = quiet_trainer(1, max_steps=100)
+    monkeypatch.delattr(mapped, "as_tensor")
+    for one, two in zip(memory.train_dataloader(), on_disk.train_dataloader(), strict=True):
+        assert torch.equal(one, two)
+    every = torch.arange(len(memory.train_matrix))
+    assert torch.equal(mapped.FileRows(on_disk._mapped).index_select(0, every), memory.train_matrix)
+
+
+def test_small_matrices_are_mapped_and_not_read_row_by_row() -> None:
+    assert isinstance(mapped.drawn_from(both()[1]._mapped), torch.Tensor)
+
+
+def test_rows_outlive_a_cache_that_is_deleted(tmp_path: Path) -> None:
     module = both()[1]
-    resident, released = [100], []
+    rows = mapped.FileRows(module._mapped)
+    before = module.train_matrix[[3, 1]]
+    shutil.rmtree(tmp_path / "cache")
+    assert torch.equal(rows.index_select(0, torch.tensor([3, 1])), before)
+    assert torch.equal(module.train_matrix[[3, 1]], before)
 
-    def release(array: Any) -> None:
-        released.append(array)
-        resident[0] = 150  # of other files
 
-    monkeypatch.setattr(mapped, "_resident", lambda: resident[0])
-    monkeypatch.setattr(mapped, "release_pages", release)
-    plain = UpdateSampler(module.train_matrix, 16, seed=0)
-    sampler = mapped.ReleasingSampler(plain, module._mapped)
-    resident[0] = 1 << 40
-    assert torch.equal(sampler.block(0, 4), plain.block(0, 4))
-    assert released == []  # the matrix is smaller than what may stay
-    monkeypatch.setattr(mapped, "RESIDENT", 1000)
-    counts = []
-    for resident[0] in (1100, 1101, 1150, 1151):
-        assert torch.equal(sampler.block(4, 4), plain.block(4, 4))
-        counts.append(len(released))
-    assert counts == [0, 1, 1, 2]
-    assert released[0] is module._mapped
+def resident_files() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[2]) * mmap.PAGESIZE
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc")
-def test_resident_bytes_follow_what_is_touched_and_released(tmp_path: Path) -> None:
-    np.save(tmp_path / "large.npy", np.ones(1 << 24, np.float32))  # 64 MiB
+def test_rows_that_are_read_do_not_stay_resident_nor_do_released_pages(tmp_path: Path) -> None:
+    np.save(tmp_path / "large.npy", np.ones((1 << 22, 4), np.float32))  # 64 MiB
     array = np.load(tmp_path / "large.npy", mmap_mode="r")
-    before = mapped._resident()
+    before = resident_files()
+    rows = mapped.FileRows(array).index_select(0, torch.arange(0, 1 << 22, 512))
+    assert rows.sum() == 4 * len(rows)
+    assert resident_files() - before < 4 << 20
     assert array.sum() == 1 << 24
-    assert mapped._resident() - before > 60 << 20
+    assert resident_files() - before > 60 << 20
     columns.release_pages(array)
-    assert mapped._resident() - before < 4 << 20
+    assert resident_files() - before < 4 << 20
 
 
 def test_released_pages_hold_the_same_numbers() -> None:
