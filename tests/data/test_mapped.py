@@ -143,6 +143,13 @@ def test_a_changed_option_makes_another_file(
     assert len(packings) == len(entries(tmp_path)) == 2
 
 
+def test_other_episodes_of_the_same_scaling_make_another_file(packings: list[int]) -> None:
+    for seed in (0, 1):
+        memory, on_disk = both(split_seed=seed, normalize_obs=False)
+        assert torch.equal(memory.train_matrix, on_disk.train_matrix)
+    assert len(packings) == 2
+
+
 def test_the_discount_matters_to_the_returns_alone(packings: list[int]) -> None:
     for discount in (0.9, 0.99):
         both(discount=discount)[1].setup("fit")
