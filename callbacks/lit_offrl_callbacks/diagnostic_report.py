@@ -78,7 +78,7 @@ class DiagnosticReport(Callback):
 def _returns(callbacks: list[Callback], data: Any) -> list[Curve]:
     """Returns in the environment over training."""
     played = [c for c in callbacks if isinstance(c, OnlineEvaluation) and c.history]
-    logged = float(data.train.returns().mean()) if hasattr(data, "train") else None
+    logged = float(data.train_returns.mean()) if hasattr(data, "train_returns") else None
     return [
         Curve(
             "Return in the environment",
@@ -104,7 +104,7 @@ def _ledger(
         ledger |= {
             "data set": data.spec.dataset_id,
             "content hash": data.spec.content_hash,
-            "training episodes": data.train.n_episodes,
+            "training episodes": len(data.train_returns),
             "held-out episodes": data.held_out_transitions.n_episodes,
             "split seed": data.split_seed,
             "seed": data.seed,

@@ -23,7 +23,7 @@ def print_summary(
         folder: The run's folder.
     """
     spec = data.spec
-    returns = data.train.returns()  # (E,)
+    returns = data.train_returns  # (E,)
     rows = [(f"episodes of the training data ({len(returns)})", float(returns.mean()))]
     if evaluation:
         rows += [
@@ -52,7 +52,7 @@ def print_seeds(
         evaluations: ``OnlineEvaluation.summary()`` of each seed.
         folder: The run's folder.
     """
-    returns = data.train.returns()  # (E,)
+    returns = data.train_returns  # (E,)
     rows = [(f"episodes of the training data ({len(returns)})", float(returns.mean()))]
     sentence = (
         f"{algorithm} is trained with {len(evaluations)} seeds but was not run in an environment: "

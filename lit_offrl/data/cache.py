@@ -1,25 +1,22 @@
 """Flat transitions on disk: loaded by mapping, shared by processes, safe to delete at any time."""
 
 import hashlib
-import json
 import logging
 import os
-import shutil
-import tempfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeVar
 
-import numpy as np
 from filelock import FileLock
 
+from lit_offrl.data.columns import CannotWriteError, NewColumn, read_columns, write_columns
 from lit_offrl.data.transitions import Transitions
+from lit_offrl.errors import InputError
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 _VERSION = 1
-_MANIFEST = "manifest.json"
 
 
 def cache_dir() -> Path:
@@ -46,72 +43,72 @@ def locked(name: str) -> Iterator[None]:
             lock.release()
 
 
-def cached(key: str, build: Callable[[], Transitions]) -> Transitions:
-    """Map the transitions stored under ``key``; build and store them if there are none.
+class Source(Protocol):
+    """Where transitions come from."""
+
+    def read(self) -> Transitions:
+        """Read them into memory."""
+
+    def read_into(self, new: NewColumn) -> object:
+        """Read them into columns that ``new`` makes, with little of them in memory at a time."""
+
+
+def cached(key: str, source: Source, needed: bool = False) -> Transitions:
+    """Map the transitions stored under ``key``; read and store them if there are none.
 
     Args:
-        key: Hash of the content that ``build`` reads.
-        build: Called when the cache has nothing sound under ``key``.
+        key: Hash of the content of ``source``.
+        source: Read when the cache has nothing sound under ``key``.
+        needed: Whether to fail, rather than to go on in memory, if the cache cannot be written.
 
     Returns:
-        Memory-mapped, read-only transitions; those that were built if the cache cannot be written.
+        Memory-mapped, read-only transitions; those in memory if the cache cannot be written.
     """
-    folder = cache_dir() / f"{key}-v{_VERSION}"
-    if (found := _read(folder)) is not None:
+    try:
+        return stored(f"{key}-v{_VERSION}", Transitions.of, source.read_into)
+    except CannotWriteError as error:
+        if needed:
+            raise no_room(error) from None
+        _log.warning(
+            "Cannot write the data cache %s (%s): going on without it. Set LIT_OFFRL_CACHE to "
+            "a folder that is writable and has room.",
+            error.folder,
+            error.reason,
+        )
+    return source.read()
+
+
+def stored(name: str, make: Callable[..., _T], fill: Callable[[NewColumn], object]) -> _T:
+    """Map an entry of the cache; write it first if there is none that is sound.
+
+    Args:
+        name: Its name, which tells everything that decides its content.
+        make: Called with its columns by name.
+        fill: Makes and fills the columns.
+
+    Raises:
+        CannotWriteError: If the entry must be written and cannot be.
+    """
+    folder = cache_dir() / name
+    if (found := read_columns(folder, make)) is not None:
         return found
-    with locked(key):
-        if (found := _read(folder)) is not None:  # another process was faster
+    with locked(name):
+        if (found := read_columns(folder, make)) is not None:  # another process was faster
             return found
-        built = build()
-        try:
-            _write(folder, built)
-        except OSError as error:
-            _log.warning(
-                "Cannot write the data cache %s (%s): going on without it. Set LIT_OFFRL_CACHE to "
-                "a folder that is writable and has room.",
-                cache_dir(),
-                error.strerror or error,
-            )
-            return built
-        del built  # so that it does not lie in memory beside the mapped pages
-        mapped = _read(folder)
-    return build() if mapped is None else mapped
+        write_columns(folder, fill)
+        found = read_columns(folder, make)
+    if found is None:
+        raise CannotWriteError(folder.parent, 0, f"{name} cannot be read back")
+    return found
 
 
-def _read(folder: Path) -> Transitions | None:
-    """Map an entry, or return None where there is none or it is damaged."""
-    try:
-        manifest: dict[str, dict[str, Any]] = json.loads((folder / _MANIFEST).read_text())
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in manifest}
-        if all(zlib.crc32(arrays[name].data) == manifest[name]["crc32"] for name in manifest):
-            return Transitions.of(arrays)
-        reason = "checksum differs"
-    except (FileNotFoundError, NotADirectoryError) as error:
-        if not folder.is_dir():
-            return None
-        reason = str(error)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
-        reason = str(error)
-    _log.warning("The data cache entry %s is damaged (%s): reading the data anew.", folder, reason)
-    return None
-
-
-def _write(folder: Path, transitions: Transitions) -> None:
-    """Store an entry: whole or not at all."""
-    for leftover in folder.parent.glob(f".{folder.name}-*"):  # of a process that was killed
-        shutil.rmtree(leftover, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        manifest = {}
-        for name, array in transitions.arrays().items():
-            np.save(temporary / f"{name}.npy", array, allow_pickle=False)
-            manifest[name] = {"crc32": zlib.crc32(np.ascontiguousarray(array).data)}
-        (temporary / _MANIFEST).write_text(json.dumps(manifest))
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+def no_room(error: CannotWriteError) -> InputError:
+    """Say what ``data.storage`` mapped lacks."""
+    room = f"needs {error.n_bytes / 1e9:.2g} GB in" if error.n_bytes else "must write to"
+    return InputError(
+        f"`data.storage` mapped {room} {error.folder} ({error.reason}): make room there, or set "
+        "LIT_OFFRL_CACHE to a folder that is writable and has room."
+    )
 
 
 def hash_files(paths: list[Path], base: Path, extra: str = "") -> str:

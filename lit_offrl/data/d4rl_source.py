@@ -9,6 +9,7 @@ from gymnasium import Space, spaces
 from numpy.typing import NDArray
 
 from lit_offrl.data.cache import hash_files
+from lit_offrl.data.columns import NewColumn
 from lit_offrl.data.spec import DatasetSpec, make_spec
 from lit_offrl.data.transitions import Transitions
 from lit_offrl.errors import InputError
@@ -66,6 +67,11 @@ class D4RLSource:
         except OSError as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{self._name} is damaged ({reason}): get the file again.") from None
+
+    def read_into(self, new: NewColumn) -> None:
+        """Read the file, all of it at once, into columns that ``new`` makes."""
+        for name, column in self.read().columns().items():
+            new(name, column.shape, column.dtype)[:] = column
 
     def _read(self, file: Any) -> Transitions:
         reward = self._column(file, "rewards").astype(np.float32)

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from torch import Tensor
 from lit_offrl.batch import Batch, Layout
 from lit_offrl.data.frames import Frames
 from lit_offrl.data.loading import load_dataset
-from lit_offrl.data.packing import obs_statistics, pack_rows
+from lit_offrl.data.mapped import as_tensor, drawn_from, mapped_episodes, mapped_matrix
+from lit_offrl.data.packing import Rows, obs_statistics, pack_rows
 from lit_offrl.data.pixels import PixelBlock, PixelSampler, SequentialPixels, assembled
 from lit_offrl.data.resuming import refuse_other_data
 from lit_offrl.data.sampler import (
@@ -61,6 +62,8 @@ class OfflineDataModule(LightningDataModule):
         discount: γ of `mc_return`; nothing else uses it.
         sampling: Which rows are drawn more often; uniform if null.
         random_shift: Pixels by which images are shifted at random, the edge repeated; DrQ has 4.
+        storage: `memory` packs the training split in memory, `mapped` into a file of the cache,
+            for sets that memory has no room for. Batches are the same.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class OfflineDataModule(LightningDataModule):
         discount: float = 0.99,
         sampling: Sampling | None = None,
         random_shift: int = 0,
+        storage: Literal["memory", "mapped"] = "memory",
     ) -> None:
         super().__init__()
         self.dataset_id = dataset_id
@@ -97,6 +101,7 @@ class OfflineDataModule(LightningDataModule):
         self.discount = discount
         self.sampling = sampling or Sampling()
         self.random_shift = random_shift
+        self.storage = storage
         self._seed: int | None = None
         self.replica_seeds: Sequence[int] = ()
         """Seeds that train at once, each on batches of its own, (K, S, B, W); else one does."""
@@ -122,6 +127,8 @@ class OfflineDataModule(LightningDataModule):
                 f"`reward_scale` must be positive, not {self.reward_scale}: it would turn the aim "
                 "around."
             )
+        if self.storage not in ("memory", "mapped"):
+            raise InputError(f"`storage` may be memory or mapped, not {self.storage}.")
         if unknown := [name for name in self.extras if name not in EXTRAS]:
             raise InputError(f"`extras` may be {', '.join(EXTRAS)}, not {', '.join(unknown)}.")
 
@@ -129,7 +136,7 @@ class OfflineDataModule(LightningDataModule):
 
     @cached_property
     def _loaded(self) -> tuple[Transitions, DatasetSpec]:
-        return load_dataset(self.dataset_id)
+        return load_dataset(self.dataset_id, mapped=self.storage == "mapped")
 
     @property
     def spec(self) -> DatasetSpec:
@@ -187,17 +194,29 @@ class OfflineDataModule(LightningDataModule):
     @cached_property
     def logged(self) -> Transitions:
         """All transitions that are not held out, whatever ``top_fraction`` is: for statistics."""
-        return self._loaded[0].select_episodes(self._whole_split[0])
+        return self._select(self._whole_split[0])
 
     @cached_property
     def train(self) -> Transitions:
         """Transitions that are trained on, in raw units."""
-        return self._loaded[0].select_episodes(self._split[0])
+        return self._select(self._split[0])
 
     @cached_property
     def held_out_transitions(self) -> Transitions:
         """Transitions of the held-out episodes, in raw units."""
-        return self._loaded[0].select_episodes(self._split[1])
+        return self._select(self._split[1])
+
+    def _select(self, episodes: NDArray[np.int64]) -> Transitions:
+        transitions, spec = self._loaded
+        if self.storage == "mapped":
+            return mapped_episodes(spec.content_hash, transitions, episodes)
+        return transitions.select_episodes(episodes)
+
+    @property
+    def train_returns(self) -> NDArray[np.float64]:
+        """Return of each training episode, (E,), without a copy of :attr:`train`."""
+        returns: NDArray[np.float64] = self._loaded[0].returns()[self._split[0]]
+        return returns
 
     @cached_property
     def scaling(self) -> Scaling:
@@ -219,7 +238,7 @@ class OfflineDataModule(LightningDataModule):
         transitions, numbers = self._loaded[0], self._loaded[0].obs.shape[1]
         if not self.normalize_obs:
             return torch.zeros(numbers), torch.ones(numbers)
-        mean, std = obs_statistics(transitions, transitions.rows_of(self._split[0]))
+        mean, std = obs_statistics(transitions, transitions.episode_rows(self._split[0]))
         return torch.tensor(mean).float(), torch.tensor(std + 1e-3).float()
 
     def _beside_images(self, numbers: Tensor, pixel: float) -> Tensor:
@@ -237,7 +256,7 @@ class OfflineDataModule(LightningDataModule):
     def _range_factor(self) -> float:
         if self.reward_range is None:
             return 1.0
-        returns = self._loaded[0].returns()[self._split[0]]
+        returns = self.train_returns
         if (spread := float(returns.max() - returns.min())) <= 0:
             raise InputError(
                 f"Data set `{self.dataset_id}`: all training episodes have the same return, so "
@@ -247,8 +266,21 @@ class OfflineDataModule(LightningDataModule):
 
     @cached_property
     def train_matrix(self) -> Tensor:
-        """The training split, scaled and packed, (N, W)."""
-        return self._pack(self._loaded[0].rows_of(self._split[0]))
+        """The training split, scaled and packed, (N, W); read-only if it is mapped."""
+        if self.storage == "mapped":
+            return as_tensor(self._mapped)
+        return self._pack(self._loaded[0].episode_rows(self._split[0]))
+
+    @cached_property
+    def _mapped(self) -> NDArray[np.float32]:
+        return mapped_matrix(
+            self.spec.content_hash,
+            self._loaded[0],
+            self._split[0],
+            self.layout,
+            self._scaling_of_numbers,
+            self.discount,
+        )
 
     @cached_property
     def held_out_matrix(self) -> Tensor:
@@ -258,18 +290,24 @@ class OfflineDataModule(LightningDataModule):
     @cached_property
     def _held_out_rows(self) -> NDArray[np.int64]:
         """At most 20 batches of held-out rows, evenly spread."""
-        rows = self._loaded[0].rows_of(self._split[1])
+        rows = self._loaded[0].episode_rows(self._split[1])
         if len(rows) > (most := MAX_HELD_OUT_BATCHES * self.batch_size):
-            rows = rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
-        return rows
+            return rows.at(np.linspace(0, len(rows) - 1, most).astype(np.int64))
+        return rows[:]
 
     def _frames(self, rows: NDArray[np.int64]) -> tuple[Frames, ...]:
         return tuple(frames.take(rows) for frames in self._loaded[0].frames)
 
-    def _pack(self, rows: NDArray[np.int64]) -> Tensor:
+    def _pack(self, rows: Rows) -> Tensor:
+        return pack_rows(
+            self._loaded[0], rows, self.layout, self._scaling_of_numbers, self.discount
+        )
+
+    @property
+    def _scaling_of_numbers(self) -> Scaling:
+        """The scaling of what is packed: without images."""
         mean, std = self._obs_scaling
-        scaling = dataclasses.replace(self.scaling, obs_mean=mean, obs_std=std)
-        return pack_rows(self._loaded[0], rows, self.layout, scaling, self.discount)
+        return dataclasses.replace(self.scaling, obs_mean=mean, obs_std=std)
 
     # Lightning.
 
@@ -293,12 +331,14 @@ class OfflineDataModule(LightningDataModule):
         assert self.trainer is not None  # Lightning attaches it before it asks
         rank, ranks = self.trainer.global_rank, self.trainer.world_size
         weights = self._train_weights()
+        matrix = drawn_from(self._mapped) if self.storage == "mapped" else self.train_matrix
         drawing = [
-            UpdateSampler(self.train_matrix, self.batch_size, seed, rank, ranks, weights)
+            UpdateSampler(matrix, self.batch_size, seed, rank, ranks, weights)
             for seed in self.replica_seeds or [self.seed]
         ]
         samplers: Sequence[BlockSource] = drawing
-        if frames := self._frames(self._loaded[0].rows_of(self._split[0])):
+        if self.images:
+            frames = self._frames(self._loaded[0].rows_of(self._split[0]))
             samplers = [PixelSampler(one, frames, self.random_shift) for one in drawing]
         sampler = ReplicaSampler(samplers) if self.replica_seeds else samplers[0]
         return UpdateBlocks(sampler, self.trainer, self.updates_per_step, self.updates_per_epoch)
@@ -317,7 +357,8 @@ class OfflineDataModule(LightningDataModule):
     def val_dataloader(self) -> SequentialBatches | SequentialPixels | list[Tensor]:
         """Held-out batches (1, B, W), the same on every rank; none without held-out episodes."""
         if len(self.held_out_matrix):
-            if frames := self._frames(self._held_out_rows):
+            if self.images:
+                frames = self._frames(self._held_out_rows)
                 return SequentialPixels(self.held_out_matrix, frames, self.batch_size)
             return SequentialBatches(self.held_out_matrix, self.batch_size)
         # Lightning asks whether that is meant: it is.

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lit_offrl.data.columns import NewColumn
 from lit_offrl.encoders import Image, sides
 
-GROWTH = 1.25
 Array = TypeVar("Array", NDArray[Any], Tensor)
 
 
@@ -47,18 +47,9 @@ class Frames:
         """Bytes of frames and indices."""
         return self.frames.nbytes + self.index.nbytes + self.next_index.nbytes
 
-    def arrays(self, name: str) -> dict[str, NDArray[Any]]:
-        """What :func:`frames_of` finds under a name."""
-        return {
-            f"{name}_image": np.array(self.image),
-            f"{name}_frames": self.frames,
-            f"{name}_index": self.index,
-            f"{name}_next_index": self.next_index,
-        }
-
 
 def frames_of(name: str, arrays: dict[str, NDArray[Any]]) -> Frames:
-    """Undo :meth:`Frames.arrays`; the arrays are taken out (in place)."""
+    """Take what :class:`FrameBuilder` stored under a name out of columns (in place)."""
     image = tuple(arrays.pop(f"{name}_image").tolist())
     parts = {part: arrays.pop(f"{name}_{part}") for part in ("frames", "index", "next_index")}
     return Frames(image, **parts)
@@ -107,21 +98,24 @@ def interleaved(numbers: Array, frames: Sequence[Frames], images: Sequence[Array
 
 
 class FrameBuilder:
-    """Collects :class:`Frames`, episode by episode.
+    """Stores :class:`Frames`, episode by episode.
 
     Args:
         image: Where the image lies in a flattened observation.
-        steps: Number of transitions of each episode.
+        name: How its columns are called.
+        rows: Number of transitions N.
+        new: Makes the columns.
     """
 
-    def __init__(self, image: Image, steps: list[int]) -> None:
+    def __init__(self, image: Image, name: str, rows: int, new: NewColumn) -> None:
         self._image = image
         self._stacked = n_stacked(image[1:])
-        rows = sum(steps)
-        pixels = math.prod(image[1:]) // self._stacked
-        self._frames = np.empty((rows + 2 * len(steps), pixels), np.uint8)
         self._count = 0
-        self._index, self._next = np.empty((2, rows, self._stacked), np.int32)
+        pixels = math.prod(image[1:]) // self._stacked
+        self._frames = new(f"{name}_frames", (-1, pixels), np.uint8)
+        self._index = new(f"{name}_index", (rows, self._stacked), np.int32)
+        self._next = new(f"{name}_next_index", (rows, self._stacked), np.int32)
+        new(f"{name}_image", (len(image),), np.int64)[0 : len(image)] = np.array(image)
 
     def add(self, rows: slice, images: NDArray[np.uint8]) -> None:
         """Take an episode's T + 1 images, (T + 1, ...), as those of its T rows."""
@@ -129,22 +123,14 @@ class FrameBuilder:
         if not stacks_last(self._image[1:]):
             stacks = images.reshape(len(images), self._stacked, -1)
         index = np.empty(stacks.shape[:2], np.int32)  # (T + 1, S)
+        found: list[NDArray[np.uint8]] = []
         for t, stack in enumerate(stacks):
             known = index[t - 1, 1:] if t and np.array_equal(stack[:-1], stacks[t - 1, 1:]) else ()
             index[t, : len(known)] = known
             for slot in range(len(known), self._stacked):
-                same = slot > len(known) and np.array_equal(stack[slot], stack[slot - 1])
-                index[t, slot] = index[t, slot - 1] if same else self._store(stack[slot])
+                if slot == len(known) or not np.array_equal(stack[slot], stack[slot - 1]):
+                    found.append(stack[slot])
+                index[t, slot] = self._count + len(found) - 1
+        self._frames[self._count : self._count + len(found)] = np.stack(found)
+        self._count += len(found)
         self._index[rows], self._next[rows] = index[:-1], index[1:]
-
-    def _store(self, frame: NDArray[np.uint8]) -> int:
-        if self._count == len(self._frames):
-            grown = int(GROWTH * len(self._frames)) + 1
-            self._frames.resize((grown, self._frames.shape[1]), refcheck=False)
-        self._frames[self._count] = frame
-        self._count += 1
-        return self._count - 1
-
-    def done(self) -> Frames:
-        """Return what was collected."""
-        return Frames(self._image, self._frames[: self._count], self._index, self._next)

@@ -7,12 +7,15 @@ from lit_offrl.data.spec import DatasetSpec
 from lit_offrl.data.transitions import Transitions
 
 
-def load_dataset(dataset_id: str, get: bool = True) -> tuple[Transitions, DatasetSpec]:
+def load_dataset(
+    dataset_id: str, get: bool = True, mapped: bool = False
+) -> tuple[Transitions, DatasetSpec]:
     """Load a data set, in raw units, from the cache if it was loaded before.
 
     Args:
         dataset_id: Id of a Minari set, of a built-in set, or path of a D4RL ``.hdf5`` file.
         get: Whether to make or download a set that is not on this machine.
+        mapped: Whether to fail, rather than to load into memory, if the cache cannot be written.
 
     Returns:
         Its transitions (read-only, mapped from the cache) and what is known of it.
@@ -26,5 +29,5 @@ def load_dataset(dataset_id: str, get: bool = True) -> tuple[Transitions, Datase
     else:
         source = MinariSource(*locate(dataset_id, get))
     content_hash = source.content_hash()
-    transitions = cached(content_hash, source.read)
+    transitions = cached(content_hash, source, needed=mapped)
     return transitions, source.spec(content_hash, transitions)

@@ -16,15 +16,16 @@ from gymnasium.spaces.utils import flatdim
 from minari.dataset.minari_dataset import parse_dataset_id
 from minari.serialization import deserialize_space
 from minari.storage.datasets_root_dir import get_dataset_path
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from lit_offrl.data import builtin
 from lit_offrl.data.cache import hash_files, locked
+from lit_offrl.data.columns import Column, GrowingColumn, NewColumn
 from lit_offrl.data.frames import FrameBuilder
 from lit_offrl.data.minari_storage import EpisodeReader, open_reader
 from lit_offrl.data.spaces import flatten_actions, image_parts, leaves, split_observations
 from lit_offrl.data.spec import DatasetSpec, make_spec
-from lit_offrl.data.transitions import Transitions
+from lit_offrl.data.transitions import IMAGES, Transitions
 from lit_offrl.errors import InputError
 
 LOG_PROB = "infos/behavior_log_prob"
@@ -172,19 +173,34 @@ class MinariSource:
 
     def read(self) -> Transitions:
         """Read all episodes into arrays that are made once, in their final size."""
+        flat: dict[str, NDArray[Any] | GrowingColumn] = {}
+
+        def new(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> Column:
+            flat[name] = (
+                np.empty(shape, dtype) if shape[0] >= 0 else GrowingColumn(shape[1:], dtype)
+            )
+            return flat[name]
+
+        self.read_into(new)
+        columns = {k: v.done() if isinstance(v, GrowingColumn) else v for k, v in flat.items()}
+        return Transitions.of(**columns)
+
+    def read_into(self, new: NewColumn) -> None:
+        """Read episode by episode into columns that ``new`` makes."""
         try:
             reader = open_reader(self._path, self._format, self._jpeg)
         except OSError as error:
             raise self._damaged(error) from None
         with reader:
             steps = [self._steps(reader, episode) for episode in range(self._episodes)]
-            flat = self._allocate(reader, steps)
-            frames = [FrameBuilder(image, steps) for image in image_parts(self._obs_space)]
+            flat = self._allocate(reader, steps, new)
+            images = image_parts(self._obs_space)
+            rows = sum(steps)
+            frames = [FrameBuilder(im, f"{IMAGES}{i}", rows, new) for i, im in enumerate(images)]
             stop = 0
             for episode, n in enumerate(steps):
                 start, stop = stop, stop + n
                 self._fill(reader, episode, flat, frames, slice(start, stop))
-        return Transitions(**flat, frames=tuple(builder.done() for builder in frames))
 
     def _steps(self, reader: EpisodeReader, episode: int) -> int:
         try:
@@ -197,7 +213,9 @@ class MinariSource:
             raise InputError(f"{self._name}, episode {episode} is empty: store the set without it.")
         return steps
 
-    def _allocate(self, reader: EpisodeReader, steps: list[int]) -> dict[str, NDArray[Any]]:
+    def _allocate(
+        self, reader: EpisodeReader, steps: list[int], new: NewColumn
+    ) -> dict[str, Column]:
         n = sum(steps)
         try:
             obs_dim = flatdim(self._obs_space)
@@ -213,19 +231,19 @@ class MinariSource:
                 f"{self._name}: actions of space {self._action_space} are not supported: only Box, "
                 "Discrete and MultiDiscrete are."
             )
-        flat: dict[str, NDArray[Any]] = {
-            "obs": np.empty((n, obs_dim - pixels), np.float32),
-            "action": np.empty((n, flatdim(self._action_space)), np.float32)
+        flat = {
+            "obs": new("obs", (n, obs_dim - pixels), np.float32),
+            "action": new("action", (n, flatdim(self._action_space)), np.float32)
             if box
-            else np.empty(n, np.int64),
-            "reward": np.empty(n, np.float32),
-            "next_obs": np.empty((n, obs_dim - pixels), np.float32),
-            "terminated": np.empty(n, np.bool_),
-            "truncated": np.empty(n, np.bool_),
-            "episode": np.repeat(np.arange(len(steps)), steps),
+            else new("action", (n,), np.int64),
+            "reward": new("reward", (n,), np.float32),
+            "next_obs": new("next_obs", (n, obs_dim - pixels), np.float32),
+            "terminated": new("terminated", (n,), np.bool_),
+            "truncated": new("truncated", (n,), np.bool_),
+            "episode": new("episode", (n,), np.int64),
         }
         if self._has_log_prob(reader):
-            flat["behavior_log_prob"] = np.empty(n, np.float32)
+            flat["behavior_log_prob"] = new("behavior_log_prob", (n,), np.float32)
         return flat
 
     def _has_log_prob(self, reader: EpisodeReader) -> bool:
@@ -239,7 +257,7 @@ class MinariSource:
         self,
         reader: EpisodeReader,
         episode: int,
-        flat: dict[str, NDArray[Any]],
+        flat: dict[str, Column],
         frames: list[FrameBuilder],
         rows: slice,
     ) -> None:
@@ -253,6 +271,7 @@ class MinariSource:
         (flat["reward"][rows],) = self._field(reader, episode, "rewards", None, n)
         (flat["terminated"][rows],) = self._field(reader, episode, "terminations", None, n)
         (flat["truncated"][rows],) = self._field(reader, episode, "truncations", None, n)
+        flat["episode"][rows] = np.full(n, episode)
         if "behavior_log_prob" in flat:
             (flat["behavior_log_prob"][rows],) = self._field(reader, episode, LOG_PROB, None, n)
 

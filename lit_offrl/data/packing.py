@@ -1,6 +1,7 @@
 """Statistics of a training split, and the split as one packed matrix."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,30 +10,44 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_offrl.batch import Layout
-from lit_offrl.data.transitions import Transitions
+from lit_offrl.data.columns import Column
+from lit_offrl.data.transitions import EpisodeRows, Transitions
 from lit_offrl.scaling import Scaling
 
 CHUNK = 1 << 14
 """Rows handled at once, so that no second copy of the data is made."""
 
 
+RELEASE = 64
+"""Chunks after which the pages of a mapped data set are let go."""
+Rows = NDArray[np.int64] | EpisodeRows
+
+
 def obs_statistics(
-    transitions: Transitions, rows: NDArray[np.int64]
+    transitions: Transitions, rows: Rows
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and standard deviation of the observations in ``rows``, (O,) each, in float64."""
-    chunks = np.array_split(rows, len(rows) // CHUNK + 1)
-    total = np.sum([transitions.obs[c].sum(0, dtype=np.float64) for c in chunks], axis=0)
-    mean = total / len(rows)
-    squares = np.sum([((transitions.obs[c] - mean) ** 2).sum(0) for c in chunks], axis=0)
+    obs = transitions.obs
+    chunks = [obs[c].sum(0, dtype=np.float64) for c in _chunks(transitions, rows)]
+    mean = np.sum(chunks, axis=0) / len(rows)
+    squares = np.sum([((obs[c] - mean) ** 2).sum(0) for c in _chunks(transitions, rows)], axis=0)
     return mean, np.sqrt(squares / len(rows))
 
 
+def _chunks(transitions: Transitions, rows: Rows) -> Iterator[NDArray[np.int64]]:
+    """Cut rows into chunks of nearly one size, and keep little of mapped data resident."""
+    parts = len(rows) // CHUNK + 1
+    each, longer = divmod(len(rows), parts)
+    stop = 0
+    for part in range(parts):
+        start, stop = stop, stop + each + (part < longer)
+        yield rows[start:stop]
+        if part % RELEASE == RELEASE - 1:
+            transitions.release_pages()
+
+
 def pack_rows(
-    transitions: Transitions,
-    rows: NDArray[np.int64],
-    layout: Layout,
-    scaling: Scaling,
-    discount: float,
+    transitions: Transitions, rows: Rows, layout: Layout, scaling: Scaling, discount: float
 ) -> Tensor:
     """Scale the given rows and pack them, (len(rows), W).
 
@@ -43,32 +58,52 @@ def pack_rows(
         scaling: What the networks are to see.
         discount: γ of "mc_return".
     """
-    following = np.minimum(np.arange(len(transitions)) + 1, len(transitions) - 1)
-    extras: dict[str, NDArray[Any]] = {
-        "truncated": transitions.truncated,
-        "has_next_action": np.append(transitions.episode[1:] == transitions.episode[:-1], False),
-    }
+    packed = torch.empty(len(rows), layout.width)  # (N, W)
+    pack_into(packed.numpy(), transitions, rows, layout, scaling, discount)
+    return packed
+
+
+def pack_into(
+    packed: Column,
+    transitions: Transitions,
+    rows: Rows,
+    layout: Layout,
+    scaling: Scaling,
+    discount: float,
+) -> None:
+    """Write what :func:`pack_rows` returns into ``packed``, chunk after chunk (in place)."""
+    mc_return = None
     if "mc_return" in layout.extras:
         reward = scaling.reward_scale * transitions.reward + scaling.reward_shift
-        transformed = dataclasses.replace(transitions, reward=reward)
-        extras["mc_return"] = transformed.mc_returns(discount)
-    packed = torch.empty(len(rows), layout.width)  # (N, W)
-    for start in range(0, len(rows), CHUNK):
-        part = rows[start : start + CHUNK]
-        own = {
-            name: torch.from_numpy(extras[name][part]) for name in layout.extras if name in extras
-        }
-        if "next_action" in layout.extras:
-            own["next_action"] = _scaled(transitions.action[following[part]], scaling)
-        packed[start : start + len(part)] = layout.pack(
+        mc_return = dataclasses.replace(transitions, reward=reward).mc_returns(discount)
+    stop = 0
+    for part in _chunks(transitions, rows):
+        start, stop = stop, stop + len(part)
+        extras = _extras(transitions, part, scaling) if layout.extras else {}
+        if mc_return is not None:
+            extras["mc_return"] = torch.from_numpy(mc_return[part])
+        chunk = layout.pack(
             scaling.normalize_obs(torch.from_numpy(transitions.obs[part])),
             _scaled(transitions.action[part], scaling),
             scaling.transform_reward(torch.from_numpy(transitions.reward[part])),
             scaling.normalize_obs(torch.from_numpy(transitions.next_obs[part])),
             torch.from_numpy(transitions.terminated[part]),
-            **own,
+            **{name: extras[name] for name in layout.extras},
         )
-    return packed
+        packed[start:stop] = chunk.numpy()
+
+
+def _extras(
+    transitions: Transitions, rows: NDArray[np.int64], scaling: Scaling
+) -> dict[str, Tensor]:
+    """Fields that need no more than a row and the next, by name."""
+    following = np.minimum(rows + 1, len(transitions) - 1)
+    goes_on = (rows < following) & (transitions.episode[rows] == transitions.episode[following])
+    return {
+        "truncated": torch.from_numpy(transitions.truncated[rows]),
+        "has_next_action": torch.from_numpy(goes_on),
+        "next_action": _scaled(transitions.action[following], scaling),
+    }
 
 
 def _scaled(action: NDArray[Any], scaling: Scaling) -> Tensor:

@@ -21,6 +21,19 @@ class BlockSource(Protocol):
         """Return the batches of ``k`` updates, or what becomes them on the way to the device."""
 
 
+class Matrix(Protocol):
+    """What batches are gathered from: a tensor (N, W), or what reads rows as it does."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+
+    def __len__(self) -> int: ...
+
+    def index_select(self, dim: int, index: Tensor, /) -> Tensor:
+        """Gather rows, (len(index), W)."""
+
+
 class UpdateSampler:
     """Draws the batches of any update from one packed matrix.
 
@@ -38,7 +51,7 @@ class UpdateSampler:
 
     def __init__(
         self,
-        matrix: Tensor,
+        matrix: Matrix,
         batch_size: int,
         seed: int,
         rank: int = 0,

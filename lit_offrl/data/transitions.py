@@ -6,11 +6,39 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_offrl.data.columns import release_pages
 from lit_offrl.data.frames import Frames, assemble, frames_of
 from lit_offrl.errors import InputError
 
 IMAGES = "images"
 """How the names of stored frames begin."""
+GROUP = 1 << 18
+"""Rows, about, that are handled at once where whole episodes are."""
+
+
+class EpisodeRows:
+    """Row numbers of some episodes, one after the other, made when asked for.
+
+    Args:
+        starts: First row of each episode, (E,).
+        lengths: Rows of each, (E,).
+    """
+
+    def __init__(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
+        self._stops = np.cumsum(lengths)
+        self._shifts = starts + lengths - self._stops
+
+    def __len__(self) -> int:
+        return int(self._stops[-1]) if len(self._stops) else 0
+
+    def __getitem__(self, part: slice) -> NDArray[np.int64]:
+        return self.at(np.arange(*part.indices(len(self))))
+
+    def at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Row numbers at some places of the sequence."""
+        rows: NDArray[np.int64] = self._shifts[np.searchsorted(self._stops, places, side="right")]
+        rows += places
+        return rows
 
 
 @dataclass(frozen=True)
@@ -75,6 +103,7 @@ class Transitions:
         """Undiscounted return of each episode, (E,)."""
         totals = np.zeros(self.n_episodes)
         np.add.at(totals, self.episode, self.reward)
+        self.release_pages()
         return totals
 
     def mc_returns(self, discount: float) -> NDArray[np.float32]:
@@ -82,44 +111,62 @@ class Transitions:
 
         After a truncation nothing is known and nothing is added.
         """
-        togo = self.reward.astype(np.float64)
-        longest = int(np.diff(self.episode_bounds).max(initial=0))
-        # After each round, togo sums twice as many steps: G_2n(t) = G_n(t) + γ^n G_n(t + n).
-        steps = 1
-        while steps < longest:
-            same = self.episode[:-steps] == self.episode[steps:]
-            togo[:-steps] += discount**steps * togo[steps:] * same
-            steps *= 2
-        return togo.astype(np.float32)
+        bounds = self.episode_bounds
+        returns = np.empty(len(self), np.float32)
+        for group in np.array_split(np.arange(self.n_episodes), len(self) // GROUP + 1):
+            if len(group):
+                rows = slice(bounds[group[0]], bounds[group[-1] + 1])
+                returns[rows] = _returns_to_go(self.reward[rows], self.episode[rows], discount)
+        return returns
+
+    def episode_rows(self, episodes: NDArray[np.int64]) -> EpisodeRows:
+        """Rows of the given episodes, in the order given, without an array of all."""
+        bounds = self.episode_bounds
+        return EpisodeRows(bounds[episodes], np.diff(bounds)[episodes])
 
     def rows_of(self, episodes: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows of the given episodes, in the order given."""
-        bounds = self.episode_bounds
-        rows = [np.arange(bounds[e], bounds[e + 1]) for e in episodes]
-        return np.concatenate(rows) if rows else np.empty(0, dtype=np.int64)
+        return self.episode_rows(episodes)[:]
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The columns that are there, by name, without images."""
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "frames"}
+        return {name: column for name, column in columns.items() if column is not None}
+
+    def release_pages(self) -> None:
+        """Let go of what was read of mapped columns."""
+        for column in self.columns().values():
+            release_pages(column)
+        for images in self.frames:
+            release_pages(images.frames)
 
     def select_episodes(self, episodes: NDArray[np.int64]) -> "Transitions":
         """Copy the given episodes, in the order given; they are numbered anew from 0."""
         rows = self.rows_of(episodes)
-        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "frames"}
-        picked: dict[str, Any] = {k: None if v is None else v[rows] for k, v in columns.items()}
+        picked: dict[str, Any] = {k: v[rows] for k, v in self.columns().items()}
         picked["frames"] = tuple(images.take(rows) for images in self.frames)
         lengths = np.diff(self.episode_bounds)[episodes]
         picked["episode"] = np.repeat(np.arange(len(episodes)), lengths)
         return Transitions(**picked)
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """All columns and frames by name, for storage."""
-        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "frames"}
-        found = {name: column for name, column in columns.items() if column is not None}
-        for i, images in enumerate(self.frames):
-            found |= images.arrays(f"{IMAGES}{i}")
-        return found
-
     @classmethod
-    def of(cls, arrays: dict[str, NDArray[Any]]) -> "Transitions":
-        """Undo :meth:`arrays`."""
-        rest = dict(arrays)
-        count = len({name.partition("_")[0] for name in rest if name.startswith(IMAGES)})
-        frames = tuple(frames_of(f"{IMAGES}{i}", rest) for i in range(count))
-        return cls(**rest, frames=frames)
+    def of(cls, **arrays: NDArray[Any]) -> "Transitions":
+        """Make transitions of stored columns, those of :class:`Frames` among them."""
+        count = len({name.partition("_")[0] for name in arrays if name.startswith(IMAGES)})
+        frames = tuple(frames_of(f"{IMAGES}{i}", arrays) for i in range(count))
+        return cls(**arrays, frames=frames)
+
+
+def _returns_to_go(
+    reward: NDArray[np.float32], episode: NDArray[np.int64], discount: float
+) -> NDArray[np.float64]:
+    """Discounted sum of the rewards from each row to the end of its episode, (n,)."""
+    togo = reward.astype(np.float64)
+    longest = int(np.bincount(episode - episode[0]).max())
+    # After each round, togo sums twice as many steps: G_2n(t) = G_n(t) + γ^n G_n(t + n).
+    steps = 1
+    while steps < longest:
+        same = episode[:-steps] == episode[steps:]
+        togo[:-steps] += discount**steps * togo[steps:] * same
+        steps *= 2
+    return togo

@@ -67,20 +67,23 @@ def row_weights(
     if sampling.path is not None:
         values = _per_row(_read(sampling.path), transitions, sampling.path)
         values = values[transitions.rows_of(episodes)]
-    transitions = transitions.select_episodes(episodes)
+    lengths = np.diff(transitions.episode_bounds)[episodes]
     if sampling.kind == "file":
         assert values is not None
         weights = values.astype(np.float64)
         if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
             raise InputError(f"Weights in {sampling.path} must be finite, not negative, not all 0.")
     elif sampling.kind == "stratified":
-        weights = _balanced(_quantiles(sampling, transitions) if values is None else values)
+        if values is None:
+            values = np.repeat(_quantiles(sampling, transitions.returns()[episodes]), lengths)
+        weights = _balanced(values)
     else:
-        values = transitions.returns()
+        values = transitions.returns()[episodes]
         rounding = 1e-9 * float(np.abs(values).max(initial=0.0))
         if sampling.kind == "advantage":
-            values = values - _expected(transitions, values)
-        weights = np.exp(_unit(values, rounding) / sampling.temperature)[transitions.episode]
+            first = transitions.obs[transitions.episode_bounds[:-1][episodes]]
+            values = values - _expected(first, values)
+        weights = np.repeat(np.exp(_unit(values, rounding) / sampling.temperature), lengths)
     return np.asarray(weights / weights.sum())
 
 
@@ -91,18 +94,16 @@ def _unit(values: Weights, rounding: float) -> Weights:
     return np.asarray(scaled)
 
 
-def _expected(transitions: Transitions, returns: Weights) -> Weights:
-    """Least-squares fit of the return to the first observation of the episode, (E,)."""
-    first = transitions.obs[transitions.episode_bounds[:-1]].astype(np.float64)  # (E, O)
-    features = np.column_stack([np.ones(len(first)), first])
+def _expected(first: NDArray[np.float32], returns: Weights) -> Weights:
+    """Least-squares fit of the return to the first observation (E, O) of the episode, (E,)."""
+    features = np.column_stack([np.ones(len(first)), first.astype(np.float64)])
     return np.asarray(features @ np.linalg.lstsq(features, returns, rcond=None)[0])
 
 
-def _quantiles(sampling: Sampling, transitions: Transitions) -> NDArray[Any]:
-    """Quantile of the return that each row's episode lies in, (N,)."""
-    returns = transitions.returns()
+def _quantiles(sampling: Sampling, returns: Weights) -> NDArray[np.int64]:
+    """Quantile that each episode's return lies in, (E,)."""
     edges = np.quantile(returns, np.linspace(0, 1, sampling.strata + 1)[1:-1])
-    return np.searchsorted(edges, returns, side="left")[transitions.episode]
+    return np.searchsorted(edges, returns, side="left")
 
 
 def _balanced(strata: NDArray[Any]) -> Weights:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lit_offrl.data import Transitions, cache, load_dataset
+from lit_offrl.data.columns import ColumnFile, NewColumn
 from lit_offrl.data.minari_source import MinariSource
 from tests.data.makers import data_file, episode, make_minari, small
 
@@ -22,13 +23,13 @@ def entries(tmp_path: Path) -> list[Path]:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Ids of the sets that were read from their own files."""
     seen: list[str] = []
-    read = MinariSource.read
+    read = MinariSource.read_into
 
-    def counted(self: MinariSource) -> Transitions:
+    def counted(self: MinariSource, new: NewColumn) -> None:
         seen.append(self.dataset_id)
-        return read(self)
+        read(self, new)
 
-    monkeypatch.setattr(MinariSource, "read", counted)
+    monkeypatch.setattr(MinariSource, "read_into", counted)
     return seen
 
 
@@ -150,14 +151,14 @@ def test_a_full_disk_leaves_nothing_half_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     small()
-    save = np.save
+    write = ColumnFile.__setitem__
 
-    def full(path: Path, *args: Any, **kwargs: Any) -> None:
-        if path.name == "reward.npy":
+    def full(self: ColumnFile, rows: slice, values: Any) -> None:
+        if rows.start > 0:
             raise OSError(errno.ENOSPC, "No space left on device")
-        save(path, *args, **kwargs)
+        write(self, rows, values)
 
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(ColumnFile, "__setitem__", full)
     transitions, _ = load_dataset("tests/small-v0")
     assert len(transitions) == 17
     assert "No space left on device" in caplog.text

@@ -1,12 +1,14 @@
 """Each frame of an image observation is stored once."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from lit_offrl.data.frames import FrameBuilder, Frames, assemble
+from lit_offrl.data.columns import Column, ColumnFile, GrowingColumn
+from lit_offrl.data.frames import FrameBuilder, Frames, assemble, frames_of
 from lit_offrl.data.transitions import Transitions
 
 H, W = 33, 34
@@ -27,13 +29,24 @@ def stacks(steps: int, seed: int, size: int, axis: int, padding: str = "reset") 
 
 
 def built(episodes: list[Images]) -> Frames:
-    steps = [len(images) - 1 for images in episodes]
-    builder = FrameBuilder((0, *episodes[0].shape[1:]), steps)
+    columns: dict[str, Any] = {}
+
+    def new(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> Column:
+        known = shape[0] >= 0
+        column: Column = np.empty(shape, dtype) if known else GrowingColumn(shape[1:], dtype)
+        columns[name] = column
+        return column
+
+    rows = sum(len(images) - 1 for images in episodes)
+    builder = FrameBuilder((0, *episodes[0].shape[1:]), "x", rows, new)
     stop = 0
     for images in episodes:
         start, stop = stop, stop + len(images) - 1
         builder.add(slice(start, stop), images)
-    return builder.done()
+    columns["x_frames"] = columns["x_frames"].done()
+    frames = frames_of("x", columns)
+    assert not columns
+    return frames
 
 
 def assert_same_images(frames: Frames, episodes: list[Images]) -> None:
@@ -123,13 +136,24 @@ def test_images_alone_are_bytes() -> None:
     assert seen.dtype == np.uint8
 
 
-def test_transitions_become_arrays_and_back() -> None:
-    frames = built([plain(3, 0, H, W), plain(2, 1, H, W)])
-    log = Transitions(**columns(5, 3), frames=(frames, frames))
-    again = Transitions.of(log.arrays())
-    assert [f.image for f in again.frames] == [(0, H, W)] * 2
-    for name, column in log.arrays().items():
-        np.testing.assert_array_equal(again.arrays()[name], column)
+@pytest.mark.parametrize("rows", [-1, 5])
+def test_a_column_in_a_file_may_grow(rows: int, tmp_path: Path) -> None:
+    column = ColumnFile(tmp_path / "a.npy", (rows, 2), np.int32)
+    column[0:3] = np.arange(6).reshape(3, 2)
+    assert column.n_bytes == (5 if rows == 5 else 3) * 8
+    column[3:5] = np.arange(4).reshape(2, 2)
+    column.finish()
+    expected = [[0, 1], [2, 3], [4, 5], [0, 1], [2, 3]]
+    assert np.load(tmp_path / "a.npy").tolist() == expected
+
+
+def test_a_column_in_memory_may_grow() -> None:
+    column = GrowingColumn((2,), np.int32)
+    for i in range(100):
+        column[3 * i : 3 * i + 3] = np.full((3, 2), i)
+    assert column.done().tolist() == [[i, i] for i in range(100) for _ in range(3)]
+    with pytest.raises(AssertionError, match="in order"):
+        column[0:1] = np.zeros((1, 2))
 
 
 def test_selected_episodes_take_their_images_along() -> None:

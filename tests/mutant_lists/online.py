@@ -84,18 +84,18 @@ _add(
     ("data/test_datamodule.py",),
     (
         "next action of the row itself",
-        "np.arange(len(transitions)) + 1",
-        "np.arange(len(transitions))",
+        "np.minimum(rows + 1,",
+        "np.minimum(rows,",
     ),
     (
         "ends of episodes not seen",
-        "transitions.episode[1:] == transitions.episode[:-1]",
-        "transitions.episode[1:] >= 0",
+        "transitions.episode[rows] == transitions.episode[following]",
+        "transitions.episode[rows] >= 0",
     ),
     (
         "a next action after the last row",
-        "== transitions.episode[:-1], False)",
-        "== transitions.episode[:-1], True)",
+        "(rows < following)",
+        "(rows <= following)",
     ),
 )
 _add(
@@ -341,11 +341,15 @@ _add(
     ("temperature multiplies", "/ sampling.temperature)", "* sampling.temperature)"),
     (
         "weights per episode",
-        "[transitions.episode]\n    return np.asarray(weights / weights.sum())",
-        "[transitions.episode]\n    return np.asarray(weights)",
+        "lengths)\n    return np.asarray(weights / weights.sum())",
+        "lengths)\n    return np.asarray(weights)",
     ),
     ("strata by size", "1.0 / counts[which]", "1.0 * counts[which]"),
-    ("fit without a constant", "np.column_stack([np.ones(len(first)), first])", "first"),
+    (
+        "fit without a constant",
+        "np.column_stack([np.ones(len(first)), first.astype(np.float64)])",
+        "first",
+    ),
     (
         "file of the split's rows",
         "values = values[transitions.rows_of(episodes)]",
