@@ -3,6 +3,7 @@
 import difflib
 import json
 import logging
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,20 @@ from numpy.typing import NDArray
 from lit_offrl.data import builtin
 from lit_offrl.data.cache import hash_files, locked
 from lit_offrl.data.minari_storage import EpisodeReader, open_reader
+from lit_offrl.data.soundness import (
+    UNREADABLE,
+    first_unsound,
+    one_line,
+    refuse_non_numbers,
+    refuse_other_flags,
+)
 from lit_offrl.data.spaces import flatten_actions, flatten_observations, leaves
 from lit_offrl.data.spec import DatasetSpec, make_spec
 from lit_offrl.data.transitions import Transitions
 from lit_offrl.errors import InputError
 
 LOG_PROB = "infos/behavior_log_prob"
-UNREADABLE = (OSError, ValueError, TypeError, RuntimeError, IndexError, KeyError)
-"""What h5py and pyarrow raise on files that are damaged."""
+MAX_STEPS = 1 << 40
 
 
 def locate(dataset_id: str, get: bool = True) -> tuple[str, Path]:
@@ -91,11 +98,6 @@ def _suggestion(dataset_id: str, root: Path) -> str:
     return f" Did you mean {names}?" if close else f" There are {names}."
 
 
-def one_line(error: Exception) -> str:
-    """Squeeze a message into one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 class MinariSource:
     """One Minari set on disk.
 
@@ -109,7 +111,9 @@ class MinariSource:
         self._name = f"Data set `{dataset_id}`"
         self._path = data_path
         try:
-            self._metadata: dict[str, Any] = json.loads((data_path / "metadata.json").read_text())
+            if not (metadata := data_path / "metadata.json").is_file():
+                raise FileNotFoundError(f"{metadata.name} is not there, or not a file")
+            self._metadata: dict[str, Any] = json.loads(metadata.read_text())
             self._episodes = int(self._metadata["total_episodes"])
             self._format = str(self._metadata["data_format"])
         except UNREADABLE as error:
@@ -119,12 +123,31 @@ class MinariSource:
         self._obs_space = self._space("observation_space")
         self._action_space = self._space("action_space")
         self._jpeg = bool(self._metadata.get("jpeg_encoding", True))
+        self._scores = {key: self._score(key) for key in ("ref_min_score", "ref_max_score")}
 
     def _damaged(self, error: Exception) -> InputError:
+        if isinstance(error, PermissionError):
+            return InputError(
+                f"{self._name} cannot be read ({one_line(error)}): make its files readable."
+            )
         return InputError(
             f"{self._name} in {self._path} is damaged ({one_line(error)}): delete that folder and "
             "get or make the set again."
         )
+
+    def _score(self, key: str) -> float | None:
+        """Return a reference score of the metadata, if there is one."""
+        if (score := self._metadata.get(key)) is None:
+            return None
+        try:
+            if not math.isfinite(number := float(score)):
+                raise ValueError(score)
+        except (ValueError, TypeError):
+            raise InputError(
+                f"{self._name}: `{key}` in its metadata is {score!r}, not a number: correct it, or "
+                "take it out."
+            ) from None
+        return number
 
     def _space(self, kind: str) -> Space[Any]:
         """Return a space from the metadata, else from the registered environment."""
@@ -148,16 +171,15 @@ class MinariSource:
         """Hash the stored data and what decides how they are read, whatever their place and id."""
         keys = ("observation_space", "action_space", "data_format", "jpeg_encoding")
         reading = {key: self._metadata.get(key) for key in keys}
-        files = [path for path in self._path.rglob("*") if path.is_file()]
-        files.remove(self._path / "metadata.json")
         try:
+            files = [path for path in self._path.rglob("*") if path.is_file()]
+            files.remove(self._path / "metadata.json")
             return hash_files(files, self._path, json.dumps(reading, sort_keys=True))
         except OSError as error:
             raise self._damaged(error) from None
 
     def spec(self, content_hash: str, transitions: Transitions) -> DatasetSpec:
         """Describe the set."""
-        scores = {key: self._metadata.get(key) for key in ("ref_min_score", "ref_max_score")}
         return make_spec(
             self.dataset_id,
             content_hash,
@@ -165,17 +187,25 @@ class MinariSource:
             self._action_space,
             transitions,
             env_spec=self._metadata.get("eval_env_spec") or self._metadata.get("env_spec"),
-            **{key: None if score is None else float(score) for key, score in scores.items()},
+            **self._scores,
         )
 
     def read(self) -> Transitions:
         """Read all episodes into arrays that are made once, in their final size."""
         try:
             reader = open_reader(self._path, self._format, self._jpeg)
-        except OSError as error:
+        except InputError:
+            raise
+        except UNREADABLE as error:
             raise self._damaged(error) from None
         with reader:
             steps = [self._steps(reader, episode) for episode in range(self._episodes)]
+            if reader.has(self._episodes):
+                raise InputError(
+                    f"{self._name}: episode {self._episodes} is stored, but the metadata count "
+                    f"{self._episodes} episodes: correct `total_episodes` in metadata.json, or get "
+                    "or make the set again."
+                )
             flat = self._allocate(reader, steps)
             stop = 0
             for episode, n in enumerate(steps):
@@ -185,7 +215,16 @@ class MinariSource:
 
     def _steps(self, reader: EpisodeReader, episode: int) -> int:
         try:
+            if not reader.has(episode):
+                raise InputError(
+                    f"{self._name}: episode {episode} is missing, but the metadata count "
+                    f"{self._episodes} episodes: get or make the set again."
+                )
             steps = reader.n_steps(episode)
+            if steps > MAX_STEPS:
+                raise ValueError(f"{steps:,} steps cannot be")
+        except InputError:
+            raise
         except KeyError as error:
             raise self._missing(episode, error.args[0]) from None
         except UNREADABLE as error:
@@ -218,17 +257,19 @@ class MinariSource:
             "next_obs": np.empty((n, obs_dim), np.float32),
             "terminated": np.empty(n, np.bool_),
             "truncated": np.empty(n, np.bool_),
-            "episode": np.repeat(np.arange(len(steps)), steps),
+            "episode": np.empty(n, np.int64),
         }
-        if self._has_log_prob(reader):
+        if self._has_log_prob(reader, 0):
             flat["behavior_log_prob"] = np.empty(n, np.float32)
         return flat
 
-    def _has_log_prob(self, reader: EpisodeReader) -> bool:
+    def _has_log_prob(self, reader: EpisodeReader, episode: int) -> bool:
         try:
-            reader.read(0, LOG_PROB)
-        except UNREADABLE:
+            reader.read(episode, LOG_PROB)
+        except KeyError:
             return False
+        except UNREADABLE as error:
+            raise self._unreadable(episode, LOG_PROB, error) from None
         return True
 
     def _fill(
@@ -236,14 +277,24 @@ class MinariSource:
     ) -> None:
         """Write one episode's rows (in place)."""
         n = rows.stop - rows.start
+        flat["episode"][rows] = episode
         obs = self._field(reader, episode, "observations", self._obs_space, n)
         flat["obs"][rows], flat["next_obs"][rows] = obs[:-1], obs[1:]
         flat["action"][rows] = self._field(reader, episode, "actions", self._action_space, n)
         flat["reward"][rows] = self._field(reader, episode, "rewards", None, n)
-        flat["terminated"][rows] = self._field(reader, episode, "terminations", None, n)
+        terminated = self._field(reader, episode, "terminations", None, n) != 0
+        if terminated[:-1].any():
+            raise InputError(
+                f"{self._name}, episode {episode}, field `terminations`: the episode ends "
+                f"at step {terminated.argmax()}, but {n} steps are stored: align its fields, or "
+                "split it."
+            )
+        flat["terminated"][rows] = terminated
         flat["truncated"][rows] = self._field(reader, episode, "truncations", None, n)
         if "behavior_log_prob" in flat:
             flat["behavior_log_prob"][rows] = self._field(reader, episode, LOG_PROB, None, n)
+        elif self._has_log_prob(reader, episode):
+            raise self._missing(0, LOG_PROB)
 
     def _field(
         self,
@@ -271,28 +322,39 @@ class MinariSource:
                 f"{wanted}: leave out the episode, or record it anew."
             )
         try:
-            if is_obs:
-                flat: NDArray[Any] = flatten_observations(self._obs_space, values)
-            elif field == "actions":
-                flat = flatten_actions(self._action_space, values[:n])
-            else:
-                flat = np.asarray(values[:n], dtype=np.float64).reshape(n).astype(np.float32)
+            flat = self._flat(field, values, n)
         except UNREADABLE as error:
             raise InputError(
                 f"{where}: {one_line(error)}: correct or leave out the episode."
             ) from None
-        if not np.isfinite(flat).all():
-            step = int((~np.isfinite(flat)).reshape(len(flat), -1).any(1).argmax())
-            raise InputError(
-                f"{where}: NaN or inf at step {step}: correct or leave out the episode."
-            )
+        if (found := first_unsound(flat)) is not None:
+            step, what = found
+            raise InputError(f"{where}: {what} at step {step}: correct or leave out the episode.")
         return flat
 
+    def _flat(self, field: str, values: Any, n: int) -> NDArray[Any]:
+        """Flatten what was read for ``n`` steps; ValueError with the reason if it does not fit."""
+        if field == "observations":
+            return flatten_observations(self._obs_space, values)
+        if field == "actions":
+            return flatten_actions(self._action_space, values[:n])
+        refuse_non_numbers(values)
+        if values[:n].size != n:
+            raise ValueError(f"shape {values.shape}, where each step has one number")
+        numbers: NDArray[np.float64] = values[:n].astype(np.float64).reshape(n)
+        if field in ("terminations", "truncations"):
+            refuse_other_flags(numbers)
+        with np.errstate(over="ignore"):  # what overflows is found as inf
+            return numbers.astype(np.float32)
+
     def _missing(self, episode: int, field: str, part: str | None = None) -> InputError:
-        inner = f" (`{part}`)" if part is not None and part not in field else ""
+        inner = f" (`{part}`)" if part not in (None, *field.split("/")) else ""
+        needed = "observations, actions, rewards, terminations and truncations of each episode"
+        advice = f"offline RL needs {needed}"
+        if field == LOG_PROB:
+            advice = "others have it: store it in each episode, or in none"
         return InputError(
-            f"{self._name}, episode {episode}: field `{field}`{inner} is missing: offline RL needs "
-            "observations, actions, rewards, terminations and truncations of each episode."
+            f"{self._name}, episode {episode}: field `{field}`{inner} is missing: {advice}."
         )
 
     def _unreadable(self, episode: int, field: str, error: Exception) -> InputError:
