@@ -277,7 +277,6 @@ class MinariSource:
     ) -> None:
         """Write one episode's rows (in place)."""
         n = rows.stop - rows.start
-        flat["episode"][rows] = episode
         obs = self._field(reader, episode, "observations", self._obs_space, n)
         flat["obs"][rows], flat["next_obs"][rows] = obs[:-1], obs[1:]
         flat["action"][rows] = self._field(reader, episode, "actions", self._action_space, n)
@@ -295,6 +294,7 @@ class MinariSource:
             flat["behavior_log_prob"][rows] = self._field(reader, episode, LOG_PROB, None, n)
         elif self._has_log_prob(reader, episode):
             raise self._missing(0, LOG_PROB)
+        flat["episode"][rows] = episode
 
     def _field(
         self,
@@ -352,7 +352,7 @@ class MinariSource:
         needed = "observations, actions, rewards, terminations and truncations of each episode"
         advice = f"offline RL needs {needed}"
         if field == LOG_PROB:
-            advice = "others have it: store it in each episode, or in none"
+            advice = "others have it, so store it in each episode, or in none"
         return InputError(
             f"{self._name}, episode {episode}: field `{field}`{inner} is missing: {advice}."
         )

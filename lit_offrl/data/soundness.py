@@ -10,7 +10,13 @@ UNREADABLE = (OSError, ValueError, TypeError, RuntimeError, IndexError, KeyError
 """What h5py, pyarrow and json raise on files that are damaged."""
 LARGEST = 1e15
 """Beyond this, squares of returns and of activations overflow float32."""
-_WORDS = {"S": "text", "U": "text", "O": "text or objects", "V": "records", "c": "complex numbers"}
+_WORDS = {
+    "S": "text",
+    "U": "text",
+    "O": "text, lists or other objects",
+    "V": "records",
+    "c": "complex numbers",
+}
 _SMALL = 1 << 26
 _DENSEST = 1100
 """Deflate, the densest filter that h5py brings along, packs at most 1032 bytes into one."""
@@ -31,7 +37,7 @@ def refuse_non_numbers(array: Any) -> None:
         ValueError: With the reason.
     """
     if (kind := array.dtype.kind) not in "biuf":
-        raise ValueError(f"{_WORDS.get(kind, array.dtype)} in place of numbers")
+        raise ValueError(f"{_WORDS.get(kind, array.dtype)} in place of real numbers")
 
 
 def refuse_other_flags(flags: NDArray[np.float64]) -> None:
