@@ -17,7 +17,8 @@ _WORDS = {
     "V": "records",
     "c": "complex numbers",
 }
-_SMALL = 1 << 26
+_SMALL = 1 << 24
+"""Numbers that are read without a look at how many are stored."""
 _DENSEST = 1100
 """Deflate, the densest filter that h5py brings along, packs at most 1032 bytes into one."""
 
@@ -83,6 +84,6 @@ def stored_array(node: Any) -> Any:
         raise ValueError("it is a group, not an array")
     if not node.shape:  # None where HDF5 stores that there is nothing
         raise ValueError("it is a single value, where each step needs its own")
-    if node.nbytes > max(_SMALL, _DENSEST * node.id.get_storage_size()):
+    if node.size > _SMALL and node.nbytes > _DENSEST * node.id.get_storage_size():
         raise ValueError(f"it claims {node.nbytes:,} bytes, which are not in the file")
     return node
