@@ -126,7 +126,9 @@ def _episodes(dataset_id: str, policy: LoadedPolicy) -> Transitions:
         )
     named = _metadata(dataset_id).get("discount")
     discount = float(policy.algorithm.discount)
-    if named is not None and abs(float(named) - discount) > 1e-9:
+    if named is not None and not isinstance(named, int | float):
+        raise InputError(f"`{dataset_id}` names the discount {named!r}, which is not a number.")
+    if named is not None and abs(named - discount) > 1e-9:
         raise InputError(
             f"`{dataset_id}` names the discount {named}, the checkpoint {discount}: their returns "
             "cannot be compared. Give logs or a checkpoint of the same discount."

@@ -1,5 +1,7 @@
 """D4RL's HDF5 files as flat transitions, read by h5py alone."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,15 @@ from numpy.typing import NDArray
 
 from lit_offrl.data.cache import hash_files
 from lit_offrl.data.columns import NewColumn
+from lit_offrl.data.soundness import (
+    UNREADABLE,
+    first_unsound,
+    one_line,
+    refuse_non_numbers,
+    refuse_other_flags,
+    stored_array,
+)
+from lit_offrl.data.spaces import MAX_FLAT_ACTIONS
 from lit_offrl.data.spec import DatasetSpec, make_spec
 from lit_offrl.data.transitions import Transitions
 from lit_offrl.errors import InputError
@@ -30,9 +41,13 @@ class D4RLSource:
 
     def __init__(self, path: str) -> None:
         self.dataset_id = path
-        self._path = Path(path).expanduser()
         self._name = f"Data set `{path}`"
-        if not self._path.is_file():
+        try:
+            self._path = Path(path).expanduser()
+            found = self._path.is_file()
+        except (OSError, RuntimeError) as error:  # a folder that is closed, a user nobody knows
+            raise InputError(f"{self._name} cannot be read: {error}.") from None
+        if not found:
             raise InputError(f"{self._name}: there is no such file; check the path.")
 
     def content_hash(self) -> str:
@@ -64,9 +79,12 @@ class D4RLSource:
         try:
             with h5py.File(self._path, "r") as file:
                 return self._read(file)
-        except OSError as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{self._name} is damaged ({reason}): get the file again.") from None
+        except InputError:
+            raise
+        except UNREADABLE as error:
+            raise InputError(
+                f"{self._name} is damaged ({one_line(error)}): get the file again."
+            ) from None
 
     def read_into(self, new: NewColumn) -> None:
         """Read the file, all of it at once, into columns that ``new`` makes."""
@@ -78,12 +96,12 @@ class D4RLSource:
         n = len(reward)
         if n == 0:
             raise InputError(f"{self._name} has no transitions: get the file again.")
-        terminated = self._column(file, "terminals", n) != 0
+        terminated = self._flags(file, "terminals", n)
         obs = self._matrix(file, "observations", n)
         has_next = "next_observations" in file
         ends = self._ends(file, terminated, obs, has_next)
         if has_next:
-            next_obs = self._matrix(file, "next_observations", n)
+            next_obs = self._matrix(file, "next_observations", n, obs.shape[1])
             keep = np.ones(n, dtype=np.bool_)
         else:
             next_obs = np.concatenate([obs[1:], obs[-1:]])
@@ -95,7 +113,7 @@ class D4RLSource:
         # also the row before one that was left out
         truncated = np.append(episode[1:] != episode[:-1], True) & ~terminated[keep]
         if "timeouts" in file:
-            truncated |= self._column(file, "timeouts", n)[keep] != 0
+            truncated |= self._flags(file, "timeouts", n)[keep]
         log_prob = None
         if "infos/behavior_log_prob" in file:
             log_prob = self._column(file, "infos/behavior_log_prob", n).astype(np.float32)[keep]
@@ -117,9 +135,9 @@ class D4RLSource:
         """Tell which rows are the last of their episode, (N,)."""
         if "timeouts" in file:
             ends = terminated.copy()
-            ends |= self._column(file, "timeouts", len(obs)) != 0
+            ends |= self._flags(file, "timeouts", len(obs))
         elif has_next:  # where an episode goes on, the next row starts from what was observed
-            next_obs = self._matrix(file, "next_observations", len(obs))
+            next_obs = self._matrix(file, "next_observations", *obs.shape)
             ends = terminated.copy()
             ends[:-1] |= (next_obs[:-1] != obs[1:]).any(1)
         else:
@@ -134,11 +152,11 @@ class D4RLSource:
         """Read actions: integers are discrete, anything else is a Box."""
         if self._dataset(file, "actions").dtype.kind not in "iu":
             return self._matrix(file, "actions", n)
-        action: NDArray[np.int64] = self._dataset(file, "actions")[()].astype(np.int64)
-        if action.size != n or action.min() < 0:
+        action: NDArray[np.int64] = self._stored(file, "actions").astype(np.int64)
+        if action.size != n or action.min() < 0 or action.max() >= MAX_FLAT_ACTIONS:
             raise InputError(
                 f"{self._name}, field `actions`: integers must be one index per row, counting from "
-                "0; convert the file."
+                f"0 and less than {MAX_FLAT_ACTIONS}; convert the file."
             )
         return action.reshape(n)
 
@@ -148,33 +166,60 @@ class D4RLSource:
                 f"{self._name}: field `{field}` is missing: offline RL needs observations, actions,"
                 " rewards and terminals."
             )
-        return file[field]
+        with self._naming(field):
+            dataset = stored_array(file[field])
+            refuse_non_numbers(dataset)
+        return dataset
+
+    @contextmanager
+    def _naming(self, field: str) -> Iterator[None]:
+        """Say which field could not be read."""
+        try:
+            yield
+        except UNREADABLE as error:
+            raise InputError(
+                f"{self._name}, field `{field}` cannot be read ({one_line(error)}): correct the "
+                "file, or get it again."
+            ) from None
+
+    def _stored(self, file: Any, field: str, dtype: Any = None) -> NDArray[Any]:
+        """Read a field as it is stored, or as another type without a copy in the first."""
+        dataset = self._dataset(file, field)
+        with self._naming(field), np.errstate(over="ignore"):  # what overflows is found as inf
+            values: NDArray[Any] = (dataset if dtype is None else dataset.astype(dtype))[()]
+        return values
 
     def _column(self, file: Any, field: str, n: int | None = None) -> NDArray[np.float64]:
         """Read one number per row, (N,)."""
-        values = self._dataset(file, field)[()].astype(np.float64)
+        values = self._stored(file, field).astype(np.float64)
         return self._checked(field, _flat(values), n, width=1)[:, 0]
 
-    def _matrix(self, file: Any, field: str, n: int) -> NDArray[np.float32]:
+    def _flags(self, file: Any, field: str, n: int) -> NDArray[np.bool_]:
+        """Read a column of zeros and ones, (N,)."""
+        values = self._column(file, field, n)
+        with self._naming(field):
+            refuse_other_flags(values)
+        return values.astype(np.bool_)
+
+    def _matrix(
+        self, file: Any, field: str, n: int, width: int | None = None
+    ) -> NDArray[np.float32]:
         """Read a vector per row, (N, D)."""
-        dataset = self._dataset(file, field)
-        with np.errstate(over="ignore"):  # what overflows is found as inf
-            values = _flat(dataset.astype(np.float32)[()])
-        return self._checked(field, values, n)
+        return self._checked(field, _flat(self._stored(file, field, np.float32)), n, width)
 
     def _checked(
         self, field: str, values: NDArray[Any], n: int | None, width: int | None = None
     ) -> NDArray[Any]:
-        if n not in (None, len(values)) or width not in (None, values.shape[1]):
+        wanted = (len(values) if n is None else n, width or values.shape[1] or "at least one")
+        if values.shape != wanted:
             raise InputError(
-                f"{self._name}, field `{field}` has shape {values.shape}, but there are {n} "
-                "rewards: get the file again."
+                f"{self._name}, field `{field}` has shape {values.shape} in place of ({wanted[0]}, "
+                f"{wanted[1]}), which the rewards and other fields need: get the file again."
             )
-        # NaN and inf survive max and min, which need no array of flags
-        if values.size and not np.isfinite([values.max(), values.min()]).all():
-            row = int((~np.isfinite(values)).any(1).argmax())
+        if (found := first_unsound(values)) is not None:
+            row, what = found
             raise InputError(
-                f"{self._name}, field `{field}`: NaN or inf in row {row}: correct or leave out its "
+                f"{self._name}, field `{field}`: {what} in row {row}: correct or leave out its "
                 "episode."
             )
         return values

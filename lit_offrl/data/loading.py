@@ -3,8 +3,10 @@
 from lit_offrl.data.cache import cached
 from lit_offrl.data.d4rl_source import D4RLSource
 from lit_offrl.data.minari_source import MinariSource, locate
+from lit_offrl.data.soundness import one_line
 from lit_offrl.data.spec import DatasetSpec
 from lit_offrl.data.transitions import Transitions
+from lit_offrl.errors import InputError
 
 
 def load_dataset(
@@ -29,5 +31,11 @@ def load_dataset(
     else:
         source = MinariSource(*locate(dataset_id, get))
     content_hash = source.content_hash()
-    transitions = cached(content_hash, source, needed=mapped)
+    try:
+        transitions = cached(content_hash, source, needed=mapped)
+    except MemoryError as error:
+        raise InputError(
+            f"Data set `{dataset_id}` does not fit into memory ({one_line(error)}): take a machine "
+            "with more, or a smaller set."
+        ) from None
     return transitions, source.spec(content_hash, transitions)

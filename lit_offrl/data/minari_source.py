@@ -23,14 +23,20 @@ from lit_offrl.data.cache import hash_files, locked
 from lit_offrl.data.columns import Column, GrowingColumn, NewColumn
 from lit_offrl.data.frames import FrameBuilder
 from lit_offrl.data.minari_storage import EpisodeReader, open_reader
+from lit_offrl.data.soundness import (
+    UNREADABLE,
+    first_unsound,
+    one_line,
+    refuse_non_numbers,
+    refuse_other_flags,
+)
 from lit_offrl.data.spaces import flatten_actions, image_parts, leaves, split_observations
 from lit_offrl.data.spec import DatasetSpec, make_spec
 from lit_offrl.data.transitions import IMAGES, Transitions
 from lit_offrl.errors import InputError
 
 LOG_PROB = "infos/behavior_log_prob"
-UNREADABLE = (OSError, ValueError, TypeError, RuntimeError, IndexError, KeyError)
-"""What h5py and pyarrow raise on files that are damaged."""
+MAX_STEPS = 1 << 40
 
 
 def locate(dataset_id: str, get: bool = True) -> tuple[str, Path]:
@@ -94,11 +100,6 @@ def _suggestion(dataset_id: str, root: Path) -> str:
     return f" Did you mean {names}?" if close else f" There are {names}."
 
 
-def one_line(error: Exception) -> str:
-    """Squeeze a message into one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 class MinariSource:
     """One Minari set on disk.
 
@@ -112,7 +113,9 @@ class MinariSource:
         self._name = f"Data set `{dataset_id}`"
         self._path = data_path
         try:
-            self._metadata: dict[str, Any] = json.loads((data_path / "metadata.json").read_text())
+            if not (metadata := data_path / "metadata.json").is_file():
+                raise FileNotFoundError(f"{metadata.name} is not there, or not a file")
+            self._metadata: dict[str, Any] = json.loads(metadata.read_text())
             self._episodes = int(self._metadata["total_episodes"])
             self._format = str(self._metadata["data_format"])
         except UNREADABLE as error:
@@ -122,12 +125,31 @@ class MinariSource:
         self._obs_space = self._space("observation_space")
         self._action_space = self._space("action_space")
         self._jpeg = bool(self._metadata.get("jpeg_encoding", True))
+        self._scores = {key: self._score(key) for key in ("ref_min_score", "ref_max_score")}
 
     def _damaged(self, error: Exception) -> InputError:
+        if isinstance(error, PermissionError):
+            return InputError(
+                f"{self._name} cannot be read ({one_line(error)}): make its files readable."
+            )
         return InputError(
             f"{self._name} in {self._path} is damaged ({one_line(error)}): delete that folder and "
             "get or make the set again."
         )
+
+    def _score(self, key: str) -> float | None:
+        """Return a reference score of the metadata, if there is one."""
+        if (score := self._metadata.get(key)) is None:
+            return None
+        try:
+            if not math.isfinite(number := float(score)):
+                raise ValueError(score)
+        except (ValueError, TypeError):
+            raise InputError(
+                f"{self._name}: `{key}` in its metadata is {score!r}, not a number: correct it, or "
+                "take it out."
+            ) from None
+        return number
 
     def _space(self, kind: str) -> Space[Any]:
         """Return a space from the metadata, else from the registered environment."""
@@ -151,16 +173,15 @@ class MinariSource:
         """Hash the stored data and what decides how they are read, whatever their place and id."""
         keys = ("observation_space", "action_space", "data_format", "jpeg_encoding")
         reading = {key: self._metadata.get(key) for key in keys}
-        files = [path for path in self._path.rglob("*") if path.is_file()]
-        files.remove(self._path / "metadata.json")
         try:
+            files = [path for path in self._path.rglob("*") if path.is_file()]
+            files.remove(self._path / "metadata.json")
             return hash_files(files, self._path, json.dumps(reading, sort_keys=True))
         except OSError as error:
             raise self._damaged(error) from None
 
     def spec(self, content_hash: str, transitions: Transitions) -> DatasetSpec:
         """Describe the set."""
-        scores = {key: self._metadata.get(key) for key in ("ref_min_score", "ref_max_score")}
         return make_spec(
             self.dataset_id,
             content_hash,
@@ -168,7 +189,7 @@ class MinariSource:
             self._action_space,
             transitions,
             env_spec=self._metadata.get("eval_env_spec") or self._metadata.get("env_spec"),
-            **{key: None if score is None else float(score) for key, score in scores.items()},
+            **self._scores,
         )
 
     def read(self) -> Transitions:
@@ -189,10 +210,18 @@ class MinariSource:
         """Read episode by episode into columns that ``new`` makes."""
         try:
             reader = open_reader(self._path, self._format, self._jpeg)
-        except OSError as error:
+        except InputError:
+            raise
+        except UNREADABLE as error:
             raise self._damaged(error) from None
         with reader:
             steps = [self._steps(reader, episode) for episode in range(self._episodes)]
+            if reader.has(self._episodes):
+                raise InputError(
+                    f"{self._name}: episode {self._episodes} is stored, but the metadata count "
+                    f"{self._episodes} episodes: correct `total_episodes` in metadata.json, or get "
+                    "or make the set again."
+                )
             flat = self._allocate(reader, steps, new)
             images = image_parts(self._obs_space)
             rows = sum(steps)
@@ -204,7 +233,16 @@ class MinariSource:
 
     def _steps(self, reader: EpisodeReader, episode: int) -> int:
         try:
+            if not reader.has(episode):
+                raise InputError(
+                    f"{self._name}: episode {episode} is missing, but the metadata count "
+                    f"{self._episodes} episodes: get or make the set again."
+                )
             steps = reader.n_steps(episode)
+            if steps > MAX_STEPS:
+                raise ValueError(f"{steps:,} steps cannot be")
+        except InputError:
+            raise
         except KeyError as error:
             raise self._missing(episode, error.args[0]) from None
         except UNREADABLE as error:
@@ -242,15 +280,17 @@ class MinariSource:
             "truncated": new("truncated", (n,), np.bool_),
             "episode": new("episode", (n,), np.int64),
         }
-        if self._has_log_prob(reader):
+        if self._has_log_prob(reader, 0):
             flat["behavior_log_prob"] = new("behavior_log_prob", (n,), np.float32)
         return flat
 
-    def _has_log_prob(self, reader: EpisodeReader) -> bool:
+    def _has_log_prob(self, reader: EpisodeReader, episode: int) -> bool:
         try:
-            reader.read(0, LOG_PROB)
-        except UNREADABLE:
+            reader.read(episode, LOG_PROB)
+        except KeyError:
             return False
+        except UNREADABLE as error:
+            raise self._unreadable(episode, LOG_PROB, error) from None
         return True
 
     def _fill(
@@ -269,11 +309,21 @@ class MinariSource:
             builder.add(rows, seen)
         (flat["action"][rows],) = self._field(reader, episode, "actions", self._action_space, n)
         (flat["reward"][rows],) = self._field(reader, episode, "rewards", None, n)
-        (flat["terminated"][rows],) = self._field(reader, episode, "terminations", None, n)
+        (ends,) = self._field(reader, episode, "terminations", None, n)
+        terminated = ends != 0
+        if terminated[:-1].any():
+            raise InputError(
+                f"{self._name}, episode {episode}, field `terminations`: the episode ends "
+                f"at step {terminated.argmax()}, but {n} steps are stored: align its fields, or "
+                "split it."
+            )
+        flat["terminated"][rows] = terminated
         (flat["truncated"][rows],) = self._field(reader, episode, "truncations", None, n)
-        flat["episode"][rows] = np.full(n, episode)
         if "behavior_log_prob" in flat:
             (flat["behavior_log_prob"][rows],) = self._field(reader, episode, LOG_PROB, None, n)
+        elif self._has_log_prob(reader, episode):
+            raise self._missing(0, LOG_PROB)
+        flat["episode"][rows] = np.full(n, episode)
 
     def _field(
         self,
@@ -303,31 +353,41 @@ class MinariSource:
                 f"{where}: {' or '.join(map(str, sorted(lengths)))} rows, but {n} steps need "
                 f"{wanted}: leave out the episode, or record it anew."
             )
-        images: list[NDArray[np.uint8]] = []
         try:
-            flat: NDArray[Any]
-            if is_obs:
-                flat, images = split_observations(self._obs_space, values)
-            elif field == "actions":
-                flat = flatten_actions(self._action_space, values[:n])
-            else:
-                flat = np.asarray(values[:n], dtype=np.float64).reshape(n).astype(np.float32)
+            flat, *images = self._flat(field, values, n)
         except UNREADABLE as error:
             raise InputError(
                 f"{where}: {one_line(error)}: correct or leave out the episode."
             ) from None
-        if not np.isfinite(flat).all():
-            step = int((~np.isfinite(flat)).reshape(len(flat), -1).any(1).argmax())
-            raise InputError(
-                f"{where}: NaN or inf at step {step}: correct or leave out the episode."
-            )
+        if (found := first_unsound(flat)) is not None:
+            step, what = found
+            raise InputError(f"{where}: {what} at step {step}: correct or leave out the episode.")
         return [flat, *images]
 
+    def _flat(self, field: str, values: Any, n: int) -> list[NDArray[Any]]:
+        """Flatten what was read for ``n`` steps; ValueError with the reason if it does not fit."""
+        if field == "observations":
+            numbers, images = split_observations(self._obs_space, values)
+            return [numbers, *images]
+        if field == "actions":
+            return [flatten_actions(self._action_space, values[:n])]
+        refuse_non_numbers(values)
+        if values[:n].size != n:
+            raise ValueError(f"shape {values.shape}, where each step has one number")
+        column: NDArray[np.float64] = values[:n].astype(np.float64).reshape(n)
+        if field in ("terminations", "truncations"):
+            refuse_other_flags(column)
+        with np.errstate(over="ignore"):  # what overflows is found as inf
+            return [column.astype(np.float32)]
+
     def _missing(self, episode: int, field: str, part: str | None = None) -> InputError:
-        inner = f" (`{part}`)" if part is not None and part not in field else ""
+        inner = f" (`{part}`)" if part not in (None, *field.split("/")) else ""
+        needed = "observations, actions, rewards, terminations and truncations of each episode"
+        advice = f"offline RL needs {needed}"
+        if field == LOG_PROB:
+            advice = "others have it, so store it in each episode, or in none"
         return InputError(
-            f"{self._name}, episode {episode}: field `{field}`{inner} is missing: offline RL needs "
-            "observations, actions, rewards, terminations and truncations of each episode."
+            f"{self._name}, episode {episode}: field `{field}`{inner} is missing: {advice}."
         )
 
     def _unreadable(self, episode: int, field: str, error: Exception) -> InputError:

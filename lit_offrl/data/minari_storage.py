@@ -12,6 +12,7 @@ from gymnasium import Space, spaces
 from minari.dataset.minari_storage import is_image_space
 from PIL import Image
 
+from lit_offrl.data.soundness import stored_array
 from lit_offrl.errors import InputError
 
 
@@ -29,6 +30,9 @@ class EpisodeReader(Protocol):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None: ...
+
+    def has(self, episode: int) -> bool:
+        """Tell whether an episode is stored, in whatever state."""
 
     def n_steps(self, episode: int) -> int:
         """Return the number of steps T of an episode, cheaply."""
@@ -63,6 +67,8 @@ class Hdf5Reader:
     padding = 0
 
     def __init__(self, path: Path, jpeg: bool) -> None:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path.name} is not there, or not a file")
         self._file = h5py.File(path, "r")
         self._jpeg = jpeg
         self._opened: tuple[int, Any] = (-1, None)
@@ -78,9 +84,13 @@ class Hdf5Reader:
     ) -> None:
         self._file.close()
 
+    def has(self, episode: int) -> bool:
+        """Tell whether an episode is stored, in whatever state."""
+        return f"episode_{episode}" in self._file
+
     def n_steps(self, episode: int) -> int:
         """Return the number of steps T of an episode."""
-        return len(_child(self._group(episode), "rewards"))
+        return len(stored_array(_child(self._group(episode), "rewards")))
 
     def read(self, episode: int, field: str, space: Space[Any] | None = None) -> Any:
         """Return a field of an episode."""
@@ -100,15 +110,16 @@ class Hdf5Reader:
         if isinstance(space, spaces.Tuple):
             parts = enumerate(space.spaces)
             return tuple(self._decode(_child(node, f"_index_{i}"), part) for i, part in parts)
-        if not isinstance(node, h5py.Dataset):
-            raise ValueError("it is a group, not an array")
+        values = stored_array(node)[()]
         if self._jpeg and space is not None and is_image_space(space):
-            return _decode_jpeg(node[()])
-        return node[()]
+            return _decode_jpeg(values)
+        return values
 
 
 def _child(group: Any, name: str) -> Any:
     """Return a member; KeyError only if there is none, OSError if it is damaged."""
+    if isinstance(group, h5py.Dataset):
+        raise KeyError(name)
     try:
         return group[name]
     except KeyError as error:  # h5py's word for both
@@ -153,6 +164,10 @@ class ArrowReader:
     ) -> None:
         self._loaded = (-1, None)
 
+    def has(self, episode: int) -> bool:
+        """Tell whether an episode is stored, in whatever state."""
+        return (self._path / str(episode)).exists()
+
     def n_steps(self, episode: int) -> int:
         """Return the number of steps T of an episode."""
         metadata = json.loads((self._path / str(episode) / "metadata.json").read_text())
@@ -187,7 +202,8 @@ class ArrowReader:
 
 
 def _arrow_child(column: Any, name: str) -> Any:
-    if column.type.get_field_index(name) < 0:
+    parts = column.type
+    if not hasattr(parts, "get_field_index") or parts.get_field_index(name) < 0:
         raise KeyError(name)
     return column.field(name)
 

@@ -8,6 +8,7 @@ from gymnasium import Space, spaces
 from gymnasium.spaces.utils import flatdim
 from numpy.typing import NDArray
 
+from lit_offrl.data.soundness import refuse_non_numbers
 from lit_offrl.encoders import Image, sides
 
 MAX_FLAT_ACTIONS = 1 << 24
@@ -126,6 +127,7 @@ def _write(space: Space[Any], values: Any, out: NDArray[np.float32]) -> None:
         np.put_along_axis(out, codes + np.cumsum(sizes) - sizes, 1, axis=1)
     elif isinstance(space, spaces.Box | spaces.MultiBinary):
         rows = np.asarray(values).reshape(len(out), -1)
+        refuse_non_numbers(rows)
         if rows.shape[1] != out.shape[1]:
             raise ValueError(f"{rows.shape[1]} numbers per step, but {space} has {out.shape[1]}")
         with np.errstate(over="ignore"):  # what overflows float32 is found as inf by the caller
@@ -138,7 +140,9 @@ def _codes(values: NDArray[Any], start: Any, sizes: Any) -> NDArray[np.int64]:
     """Shift integers (n, D) so that they count from 0, and check them against their sizes."""
     if values.shape[1] != np.size(sizes):
         raise ValueError(f"{values.shape[1]} numbers per step instead of {np.size(sizes)}")
-    codes = values.astype(np.int64)
+    refuse_non_numbers(values)
+    with np.errstate(invalid="ignore"):  # NaN and what overflows differ from their codes
+        codes = values.astype(np.int64)
     wrong = (codes != values) | (codes < start) | (codes >= start + sizes)
     if wrong.any():
         raise ValueError(_outside(values, wrong))
@@ -183,6 +187,7 @@ def _clipped(space: spaces.Box, actions: NDArray[Any]) -> NDArray[np.float32]:
         raise ValueError(f"{actions.shape[1]} numbers per step, but {space} has {low.size}")
     with np.errstate(invalid="ignore"):
         slack = 1e-5 * np.where(np.isfinite(high - low), high - low, 1.0)
+    refuse_non_numbers(actions)
     wrong = (actions < low - slack) | (actions > high + slack)
     if wrong.any():
         raise ValueError(_outside(actions, wrong))

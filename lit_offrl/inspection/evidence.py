@@ -135,7 +135,7 @@ RULES = (
     Rule(
         lambda e: e.images and not e.discrete,
         "observations hold images, which of the algorithms for Box actions BC and IQL take",
-        dict.fromkeys(BLIND, EXCLUDED),
+        {"IQL": 2, "BC": 2} | dict.fromkeys(BLIND, EXCLUDED),
     ),
     Rule(
         lambda e: e.returns == "tiny",

@@ -158,6 +158,8 @@ def test_logs_that_name_another_discount_are_refused(
     path = data_folder / "minari" / logs / "data" / "metadata.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"discount": 0.5}))
     assert "names the discount 0.5" in monitor(checkpoint, logs).complaint
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"discount": "half"}))
+    assert "names the discount 'half', which is not a number" in monitor(checkpoint, logs).complaint
 
 
 def test_another_log_under_the_same_name_is_refused(

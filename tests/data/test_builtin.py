@@ -364,10 +364,11 @@ def test_icu_sepsis_logs_the_clinicians_propensities(root: Path) -> None:
     assert np.mean(lengths) == pytest.approx(9.238, abs=4 * np.std(lengths) / np.sqrt(len(lengths)))
 
 
-def test_four_sets_are_built_in() -> None:
+def test_five_sets_are_built_in() -> None:
     assert set(BUILTIN) == {
         "lit_offrl/gridworld/mixed-v0",
         "lit_offrl/cartpole/mixed-v0",
         "lit_offrl/pendulum/mixed-v0",
         "lit_offrl/icu_sepsis/clinician-v0",
+        "lit_offrl/pong/mixed-v0",
     }

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,7 +164,7 @@ def test_a_constant_reward_that_counts_steps_is_no_defect() -> None:
     log = clean()
     log.reward[:] = 1.0
     kept = np.arange(ROWS) >= 5  # the first episode is shorter, and terminates
-    columns = {name: value[kept] for name, value in vars(log).items() if value is not None}
+    columns: dict[str, Any] = {name: value[kept] for name, value in log.columns().items()}
     log = Transitions(**columns)
     log.terminated[T - 6], log.truncated[T - 6] = True, False
     assert inspected(log).flags == []
@@ -186,6 +187,6 @@ def test_an_episode_that_is_cut_off_at_once_is_named() -> None:
     long = replace(log, episode=log.episode // 5, truncated=log.truncated & (log.episode % 5 == 4))
     long.next_obs[:-1] = long.obs[1:]
     rows = np.arange(124, ROWS)  # one row is left of the first episode
-    columns = {name: value[rows] for name, value in vars(long).items() if value is not None}
+    columns: dict[str, Any] = {name: value[rows] for name, value in long.columns().items()}
     bad = [one for one in inspected(Transitions(**columns)).flags if one.name == "bad_episodes"]
     assert len(bad) == 1 and bad[0].meaning.endswith("at once: 0.")

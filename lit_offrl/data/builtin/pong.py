@@ -83,7 +83,7 @@ def make(scale: float = 1.0) -> minari.MinariDataset:
         DATASET_ID,
         DESCRIPTION,
         __name__,
-        ref_min_score=mean_return(env, controller(env, 1.0), scale / 5),
+        ref_min_score=mean_return(env, controller(env, 1.0), scale / 10),
         ref_max_score=mean_return(env, controller(env, 0.0), scale / 10),
         requirements=("lit_offrl[atari]",),
     )
