@@ -116,7 +116,10 @@ def table(records: Sequence[Record], dataset: str) -> str:
 
 
 def _learned(records: list[Record]) -> str:
-    return f"{spread(per_seed(records))} ({len(records)})" if records else "–"
+    if not records:
+        return "–"
+    returns = per_seed(records)
+    return f"{returns[0]:.0f} (1)" if len(returns) == 1 else f"{spread(returns)} ({len(returns)})"
 
 
 def plot(records: Sequence[Record], path: Path) -> None:

@@ -83,6 +83,7 @@ def test_the_table_takes_the_last_two_evaluations_and_spreads_over_seeds() -> No
     lines = table(records, DATASETS[0]).splitlines()
     assert "Mean return of the data: 900." in lines
     assert lines[-1] == "| return | 0.25 | 1200 | – | 300 ± 141 (2) | – |"
+    assert table(records[1:], DATASETS[0]).endswith("| – | 400 (1) | – |")  # one seed has no spread
     assert len({line.count("|") for line in lines[-3:]}) == 1  # a renderer needs equal widths
 
 
