@@ -11,16 +11,17 @@ Needs Python 3.11.
 
 import argparse
 import dataclasses
+import functools
 import json
 import multiprocessing
 import os
 import subprocess
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -112,6 +113,14 @@ class Cell:
         """Updates after which the policy is evaluated."""
         return [self.updates * (i + 1) // POINTS for i in range(POINTS)]
 
+    @property
+    def title(self) -> str:
+        """What the log calls it."""
+        return f"{self.dataset} {self.algorithm} {self.library} seed {self.seed}"
+
+
+AnyCell = TypeVar("AnyCell", bound=Cell)
+
 
 def cells(options: argparse.Namespace) -> Iterator[Cell]:
     """All cells that the options select, seed by seed, the longest first.
@@ -141,21 +150,22 @@ def cells(options: argparse.Namespace) -> Iterator[Cell]:
                     )
 
 
-def open_data(cell: Cell) -> OfflineDataModule:
+def open_data(cell: Cell, **options: Any) -> OfflineDataModule:
     """Data module of a cell: all episodes train, and an epoch ends at each point of the curve."""
     return OfflineDataModule(
         cell.dataset,
         batch_size=BATCH_SIZE,
         updates_per_epoch=cell.updates // POINTS,
         held_out=0.0,
-        **ALGORITHMS[cell.algorithm].data,
+        **ALGORITHMS[cell.algorithm].data | options,
     )
 
 
 def build(cell: Cell, data: OfflineDataModule) -> OfflineAlgorithm:
     """Algorithm of a cell with the shared settings."""
     name = "BC" if cell.algorithm == "DiscreteBC" else cell.algorithm
-    model = ALGORITHMS[cell.algorithm].model | PLAN[cell.dataset].model.get(cell.algorithm, {})
+    plan = PLAN.get(cell.dataset, LOCOMOTION)
+    model = ALGORITHMS[cell.algorithm].model | plan.model.get(cell.algorithm, {})
     algorithm: OfflineAlgorithm = getattr(lit_offrl.algorithms, name)(
         obs_dim=data.obs_dim, action_dim=data.action_dim, **model
     )
@@ -202,11 +212,14 @@ class Curve(Callback):
         self.points.append({"update": trainer.global_step, "returns": returns})
 
 
-def train_ours(cell: Cell) -> dict[str, Any]:
+def train_ours(
+    cell: Cell, data: OfflineDataModule, compile_update: bool | Literal["auto"] = "auto"
+) -> dict[str, Any]:
     """Train a cell through Lightning's Trainer."""
     torch.set_num_threads(1)
     seed_everything(cell.seed, verbose=False)
-    data = open_data(cell)
+    algorithm = build(cell, data)
+    algorithm.compile_update = compile_update
     curve = Curve(cell, data)
     trainer = Trainer(
         accelerator="cpu",
@@ -220,7 +233,7 @@ def train_ours(cell: Cell) -> dict[str, Any]:
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    trainer.fit(build(cell, data), data)
+    trainer.fit(algorithm, data)
     return {"curve": curve.points, "train_cpu_s": curve.train_cpu_s}
 
 
@@ -265,7 +278,8 @@ def train(cell: Cell, python: str, out: Path) -> dict[str, Any]:
     """Train one cell and describe it."""
     data = open_data(cell)
     returns = data.train.returns()
-    done = train_ours(cell) if cell.library == "lit_offrl" else train_d3rlpy(cell, python, out)
+    ours = cell.library == "lit_offrl"
+    done = train_ours(cell, data) if ours else train_d3rlpy(cell, python, out)
     return {
         **dataclasses.asdict(cell),
         **done,
@@ -275,25 +289,37 @@ def train(cell: Cell, python: str, out: Path) -> dict[str, Any]:
 
 
 def run(todo: list[Cell], options: argparse.Namespace) -> None:
-    """Train cells in parallel single-thread processes, and append each to the results."""
+    """Hand d3rlpy its transitions, then train all."""
     for cell in todo:
         if cell.library != "lit_offrl" and not exported(cell, options.out).exists():
             exported(cell, options.out).parent.mkdir(parents=True, exist_ok=True)
             export_transitions(open_data(cell), exported(cell, options.out))
+    one = functools.partial(train, python=options.d3rlpy_python, out=options.out)
+    train_all(todo, one, options.jobs, options.out / "results.jsonl")
+
+
+def train_all(
+    todo: Sequence[AnyCell],
+    train_one: Callable[[AnyCell], dict[str, Any]],
+    jobs: int,
+    results: Path,
+) -> None:
+    """Train cells in parallel single-thread processes, and append each record to the results."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    results.parent.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     start = time.monotonic()
-    with ProcessPoolExecutor(options.jobs, context, max_tasks_per_child=1) as pool:
-        futures = {pool.submit(train, c, options.d3rlpy_python, options.out): c for c in todo}
+    with ProcessPoolExecutor(jobs, context, max_tasks_per_child=1) as pool:
+        futures = {pool.submit(train_one, cell): cell for cell in todo}
         for i, future in enumerate(as_completed(futures)):
-            cell, minutes = futures[future], (time.monotonic() - start) / 60
-            name = f"{cell.dataset} {cell.algorithm} {cell.library} seed {cell.seed}"
+            name, minutes = futures[future].title, (time.monotonic() - start) / 60
             try:
                 record = future.result()
             except Exception:
                 traceback.print_exc()
                 print(f"[{i + 1}/{len(todo)}, {minutes:.1f} min] {name} failed", flush=True)
                 continue
-            with (options.out / "results.jsonl").open("a") as file:
+            with results.open("a") as file:
                 print(json.dumps(record), file=file)
             last = np.mean(record["curve"][-1]["returns"])
             print(
@@ -301,6 +327,16 @@ def run(todo: list[Cell], options: argparse.Namespace) -> None:
                 f"{record['train_cpu_s']:.0f} s of training",
                 flush=True,
             )
+
+
+def unfinished(todo: Iterable[AnyCell], results: Path) -> list[AnyCell]:
+    """Cells that the results do not hold yet."""
+    records = [json.loads(line) for line in results.open()] if results.exists() else []
+    return [
+        cell
+        for cell in todo
+        if not any(dataclasses.asdict(cell).items() <= r.items() for r in records)
+    ]
 
 
 def main() -> None:
@@ -317,14 +353,9 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="folder of the plots; by default --out")
     parser.add_argument("--report-only", action="store_true", help="train nothing")
     options = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"
-    options.out.mkdir(parents=True, exist_ok=True)
     results = options.out / "results.jsonl"
-    records = [json.loads(line) for line in results.open()] if results.exists() else []
-    names = [f.name for f in dataclasses.fields(Cell)]
-    finished = {Cell(**{k: record[k] for k in names}) for record in records}
     if not options.report_only:
-        run([cell for cell in cells(options) if cell not in finished], options)
+        run(unfinished(cells(options), results), options)
     write_report(results, options.images or options.out)
 
 
