@@ -26,6 +26,8 @@ BALL, PADDLE = 54, 51
 """Where the console's memory holds their heights, counted from above."""
 MIDDLE = 4
 """From the paddle's upper end to where it meets the ball."""
+NEAR = 12
+"""Distance that is left alone: the paddle moves by more than that in a step."""
 
 
 def make_env() -> gym.Env[Any, Any]:
@@ -60,7 +62,7 @@ def controller(env: gym.Env[Any, Any], epsilon: float) -> Act:
     def act(obs: Any, rng: np.random.Generator) -> tuple[int, float]:
         ram = env.unwrapped.ale.getRAM()  # type: ignore[attr-defined]
         distance = int(ram[BALL]) - int(ram[PADDLE]) - MIDDLE
-        wanted = NOOP if abs(distance) <= 4 else DOWN if distance > 0 else UP
+        wanted = NOOP if abs(distance) <= NEAR else DOWN if distance > 0 else UP
         action = int(rng.integers(6)) if rng.random() < epsilon else wanted
         return action, float(np.log(epsilon / 6 + (1 - epsilon) * (action == wanted)))
 
