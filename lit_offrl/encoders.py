@@ -67,6 +67,9 @@ def sides(shape: tuple[int, ...]) -> tuple[int, int] | None:
 class Encoder(nn.Module):
     """Flattened observations to features: images by convolutions, other numbers as they are.
 
+    Convolutions start as He et al. have it (2015, https://arxiv.org/abs/1502.01852): as torch
+    starts them, what a small ball says hardly passes through, and learning sets in late.
+
     Args:
         pixels: Where the images lie, and what looks at them.
     """
@@ -75,6 +78,10 @@ class Encoder(nn.Module):
         super().__init__()
         self.images = pixels.images
         self.nets = nn.ModuleList(_convolutions(shape, pixels.encoder) for _, *shape in self.images)
+        for layer in self.nets.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         self.sections, self.kinds = _sections(pixels)
         with torch.no_grad():
             self.width: int = self(torch.zeros(1, pixels.obs_dim)).shape[-1]

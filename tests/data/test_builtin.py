@@ -370,5 +370,5 @@ def test_five_sets_are_built_in() -> None:
         "lit_offrl/cartpole/mixed-v0",
         "lit_offrl/pendulum/mixed-v0",
         "lit_offrl/icu_sepsis/clinician-v0",
-        "lit_offrl/pong/mixed-v0",
+        "lit_offrl/breakout/mixed-v0",
     }

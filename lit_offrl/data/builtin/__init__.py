@@ -9,7 +9,7 @@ from pathlib import Path
 import minari
 from filelock import FileLock
 
-from lit_offrl.data.builtin import cartpole, gridworld, icu_sepsis, pendulum, pong
+from lit_offrl.data.builtin import breakout, cartpole, gridworld, icu_sepsis, pendulum
 from lit_offrl.data.builtin.placing import is_made, make_whole, minari_root
 from lit_offrl.errors import InputError
 
@@ -17,7 +17,8 @@ __all__ = ["BUILTIN", "ensure", "resolve"]
 
 #: The recipe of each set. It writes the set below ``MINARI_DATASETS_PATH``; use `ensure` to get it.
 BUILTIN: dict[str, Callable[[], minari.MinariDataset]] = {
-    module.DATASET_ID: module.make for module in (gridworld, cartpole, pendulum, icu_sepsis, pong)
+    module.DATASET_ID: module.make
+    for module in (gridworld, cartpole, pendulum, icu_sepsis, breakout)
 }
 
 NAMESPACE = "lit_offrl"

@@ -1,4 +1,4 @@
-"""Pong from pixels: a controller that reads where the ball is, mixed with random play."""
+"""Breakout from pixels: a controller that reads where the ball is, mixed with random play."""
 
 from __future__ import annotations
 
@@ -15,19 +15,17 @@ import numpy as np
 from lit_offrl.data.builtin.recording import Act, Behavior, Card, mean_return, record
 from lit_offrl.errors import InputError
 
-DATASET_ID = "lit_offrl/pong/mixed-v0"
+DATASET_ID = "lit_offrl/breakout/mixed-v0"
 DESCRIPTION = (
-    "Pong from 84 by 84 gray pixels, 4 frames stacked, 4 frames a step, at most 1,000 steps: "
-    "episodes of a controller that follows the ball with 10 and with 40 % random actions, and of "
-    "random play. infos['behavior_log_prob'] is the log-probability of the action."
+    "One life of Breakout from 84 by 84 gray pixels, 4 frames stacked, 4 frames a step, at most "
+    "1,000 steps: episodes of a controller that follows the ball with 10 and with 40 % random "
+    "actions, and of random play. infos['behavior_log_prob'] is the action's log-probability."
 )
-NOOP, UP, DOWN = 0, 2, 3
-BALL, PADDLE = 54, 51
-"""Where the console's memory holds their heights, counted from above."""
-MIDDLE = 4
-"""From the paddle's upper end to where it meets the ball."""
-NEAR = 12
-"""Distance that is left alone: the paddle moves by more than that in a step."""
+NOOP, FIRE, RIGHT, LEFT = range(4)
+BALL_X, BALL_Y, PADDLE_X = 99, 101, 72
+"""Where the console's memory holds them."""
+MIDDLE = 8
+"""From the paddle's left end to its middle."""
 
 
 def make_env() -> gym.Env[Any, Any]:
@@ -42,12 +40,12 @@ def make_env() -> gym.Env[Any, Any]:
     gym.register_envs(ale_py)
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     env = gym.make(
-        "ALE/Pong-v5",
+        "ALE/Breakout-v5",
         frameskip=1,
         repeat_action_probability=0.0,
         max_num_frames_per_episode=4000,
     )
-    env = gym.wrappers.AtariPreprocessing(env, noop_max=30, frame_skip=4, screen_size=84)
+    env = gym.wrappers.AtariPreprocessing(env, terminal_on_life_loss=True)
     return gym.wrappers.FrameStackObservation(env, 4)
 
 
@@ -61,32 +59,34 @@ def controller(env: gym.Env[Any, Any], epsilon: float) -> Act:
 
     def act(obs: Any, rng: np.random.Generator) -> tuple[int, float]:
         ram = env.unwrapped.ale.getRAM()  # type: ignore[attr-defined]
-        distance = int(ram[BALL]) - int(ram[PADDLE]) - MIDDLE
-        wanted = NOOP if abs(distance) <= NEAR else DOWN if distance > 0 else UP
-        action = int(rng.integers(6)) if rng.random() < epsilon else wanted
-        return action, float(np.log(epsilon / 6 + (1 - epsilon) * (action == wanted)))
+        distance = int(ram[BALL_X]) - int(ram[PADDLE_X]) - MIDDLE
+        wanted = NOOP if abs(distance) <= 4 else RIGHT if distance > 0 else LEFT
+        if ram[BALL_Y] == 0:  # no ball is in play
+            wanted = FIRE
+        action = int(rng.integers(4)) if rng.random() < epsilon else wanted
+        return action, float(np.log(epsilon / 4 + (1 - epsilon) * (action == wanted)))
 
     return act
 
 
 def make(scale: float = 1.0) -> minari.MinariDataset:
-    """Write ``lit_offrl/pong/mixed-v0``: 15 episodes, about 15,000 steps.
+    """Write ``lit_offrl/breakout/mixed-v0``: 120 episodes, about 13,000 steps.
 
     Args:
         scale: The share of the episodes to play.
     """
     env = make_env()
     behaviors = [
-        Behavior("follow, 10 % random", controller(env, 0.1), 8, seed=0),
-        Behavior("follow, 40 % random", controller(env, 0.4), 4, seed=100_000),
-        Behavior("random", controller(env, 1.0), 3, seed=200_000),
+        Behavior("follow, 10 % random", controller(env, 0.1), 40, seed=0),
+        Behavior("follow, 40 % random", controller(env, 0.4), 40, seed=100_000),
+        Behavior("random", controller(env, 1.0), 40, seed=200_000),
     ]
     card = Card(
         DATASET_ID,
         DESCRIPTION,
         __name__,
-        ref_min_score=mean_return(env, controller(env, 1.0), scale / 10),
-        ref_max_score=mean_return(env, controller(env, 0.0), scale / 10),
+        ref_min_score=mean_return(env, controller(env, 1.0), scale),
+        ref_max_score=mean_return(env, controller(env, 0.0), scale / 2),
         requirements=("lit_offrl[atari]",),
     )
     dataset = record(env, behaviors, card, scale)
