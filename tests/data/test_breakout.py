@@ -54,7 +54,7 @@ def test_each_frame_is_stored_once(small: Path) -> None:
 def test_the_controller_plays_better_than_chance() -> None:
     transitions, spec = load_dataset(NAME)
     follow, clumsy, random = transitions.returns().reshape(3, 3).mean(1)
-    assert min(follow, clumsy) > random
+    assert follow > 2 > max(clumsy, random)
     assert spec.ref_max_score is not None and spec.ref_min_score is not None
     assert spec.ref_max_score > 4 * spec.ref_min_score
 
