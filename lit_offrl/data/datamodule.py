@@ -1,6 +1,5 @@
 """The DataModule: a data set, its split and scaling, and the batches of every update."""
 
-import dataclasses
 import logging
 import math
 import warnings
@@ -15,10 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_offrl.batch import Batch, Layout
+from lit_offrl.data.fitted_scaling import RewardTransform, fitted_scaling, of_numbers
 from lit_offrl.data.frames import Frames
 from lit_offrl.data.loading import load_dataset
 from lit_offrl.data.mapped import as_tensor, drawn_from, mapped_episodes, mapped_matrix
-from lit_offrl.data.packing import Rows, obs_statistics, pack_rows
+from lit_offrl.data.packing import Rows, pack_rows
 from lit_offrl.data.pixels import PixelBlock, PixelSampler, SequentialPixels, assembled
 from lit_offrl.data.resuming import refuse_other_data
 from lit_offrl.data.sampler import (
@@ -118,15 +118,7 @@ class OfflineDataModule(LightningDataModule):
             raise InputError(f"`random_shift` must not be negative, as {self.random_shift} is.")
         if self.split_seed < 0:
             raise InputError(f"`split_seed` must not be negative, as {self.split_seed} is.")
-        if self.reward_range is not None and not 0 < self.reward_range < math.inf:
-            raise InputError(f"`reward_range` must be positive, not {self.reward_range}.")
-        if not (math.isfinite(self.reward_scale) and math.isfinite(self.reward_shift)):
-            raise InputError("`reward_scale` and `reward_shift` must be finite.")
-        if self.reward_scale <= 0:
-            raise InputError(
-                f"`reward_scale` must be positive, not {self.reward_scale}: it would turn the aim "
-                "around."
-            )
+        _ = self._rewards
         if self.storage not in ("memory", "mapped"):
             raise InputError(f"`storage` may be memory or mapped, not {self.storage}.")
         if unknown := [name for name in self.extras if name not in EXTRAS]:
@@ -218,51 +210,16 @@ class OfflineDataModule(LightningDataModule):
         returns: NDArray[np.float64] = self._loaded[0].returns()[self._split[0]]
         return returns
 
+    @property
+    def _rewards(self) -> RewardTransform:
+        return RewardTransform(self.reward_range, self.reward_scale, self.reward_shift)
+
     @cached_property
     def scaling(self) -> Scaling:
         """Observation statistics and reward transform of the training split, action bounds."""
-        spec = self.spec
-        mean, std = self._obs_scaling
-        return Scaling(
-            obs_mean=self._beside_images(mean, 0.0),
-            obs_std=self._beside_images(std, 1.0),
-            action_low=None if spec.action_low is None else torch.tensor(spec.action_low),
-            action_high=None if spec.action_high is None else torch.tensor(spec.action_high),
-            reward_scale=self.reward_scale * self._range_factor(),
-            reward_shift=self.reward_shift,
+        return fitted_scaling(
+            self._loaded[0], self.spec, self._split[0], self.normalize_obs, self._rewards
         )
-
-    @cached_property
-    def _obs_scaling(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of what is no image, (V,)."""
-        transitions, numbers = self._loaded[0], self._loaded[0].obs.shape[1]
-        if not self.normalize_obs:
-            return torch.zeros(numbers), torch.ones(numbers)
-        mean, std = obs_statistics(transitions, transitions.episode_rows(self._split[0]))
-        return torch.tensor(mean).float(), torch.tensor(std + 1e-3).float()
-
-    def _beside_images(self, numbers: Tensor, pixel: float) -> Tensor:
-        """One value per column of an observation, (O,); a single one if all are pixels."""
-        if not self.images:
-            return numbers
-        if not len(numbers):
-            return torch.tensor([pixel])
-        whole = torch.full((self.obs_dim,), torch.nan)
-        for start, *shape in self.images:
-            whole[start : start + math.prod(shape)] = pixel
-        whole[whole.isnan()] = numbers
-        return whole
-
-    def _range_factor(self) -> float:
-        if self.reward_range is None:
-            return 1.0
-        returns = self.train_returns
-        if (spread := float(returns.max() - returns.min())) <= 0:
-            raise InputError(
-                f"Data set `{self.dataset_id}`: all training episodes have the same return, so "
-                "`reward_range` cannot scale them: set it to null."
-            )
-        return self.reward_range / spread
 
     @cached_property
     def train_matrix(self) -> Tensor:
@@ -278,7 +235,7 @@ class OfflineDataModule(LightningDataModule):
             self._loaded[0],
             self._split[0],
             self.layout,
-            self._scaling_of_numbers,
+            of_numbers(self.scaling, self.spec),
             self.discount,
         )
 
@@ -300,14 +257,8 @@ class OfflineDataModule(LightningDataModule):
 
     def _pack(self, rows: Rows) -> Tensor:
         return pack_rows(
-            self._loaded[0], rows, self.layout, self._scaling_of_numbers, self.discount
+            self._loaded[0], rows, self.layout, of_numbers(self.scaling, self.spec), self.discount
         )
-
-    @property
-    def _scaling_of_numbers(self) -> Scaling:
-        """The scaling of what is packed: without images."""
-        mean, std = self._obs_scaling
-        return dataclasses.replace(self.scaling, obs_mean=mean, obs_std=std)
 
     # Lightning.
 
