@@ -17,7 +17,7 @@ from lit_offrl.cli.evaluated import StageProgress
 from lit_offrl.cli.parsing import OneLineParser, make_writable
 from lit_offrl.cli.run_folder import run_of
 from lit_offrl.data import Transitions, load_dataset
-from lit_offrl.data.minari_source import locate
+from lit_offrl.data.minari_folder import locate
 from lit_offrl.errors import InputError
 from lit_offrl.online.monitor.deployment import DeploymentMonitor
 from lit_offrl.online.monitor.evidence import counted

@@ -2,7 +2,8 @@
 
 from lit_offrl.data.cache import cached
 from lit_offrl.data.d4rl_source import D4RLSource
-from lit_offrl.data.minari_source import MinariSource, locate
+from lit_offrl.data.minari_folder import locate
+from lit_offrl.data.minari_source import MinariSource
 from lit_offrl.data.soundness import one_line
 from lit_offrl.data.spec import DatasetSpec
 from lit_offrl.data.transitions import Transitions
