@@ -19,7 +19,8 @@ class Batch(NamedTuple):
         next_obs: Next observations, normalized; after a truncation the true final one, (B, O).
         terminated: 1 where the episode ended for good, never for a time limit, (B,).
         truncated: 1 where a time limit ended the episode, (B,).
-        mc_return: Discounted return-to-go in transformed reward, (B,).
+        mc_return: Discounted return-to-go in transformed reward, (B,); after a time limit with the
+            least that the log's rewards allow, so that it bounds what the policy earned from below.
         next_action: Action that was taken at ``next_obs``, as ``action``; anything where there was
             none.
         has_next_action: 1 where there was one, (B,).

@@ -46,6 +46,25 @@ def _chunks(transitions: Transitions, rows: Rows) -> Iterator[NDArray[np.int64]]
             transitions.release_pages()
 
 
+NEVER = -1e15
+"""Stands for minus infinity where no bound is known, and is finite under any discount."""
+
+
+def least_after_cut(lowest_reward: float, discount: float) -> float:
+    """The least that can be earned after a time limit: ``min(r, 0) / (1 - γ)``.
+
+    A return-to-go with it is a lower bound of what the policy earns, and exact where an episode
+    that was cut has the lowest reward throughout, as in sparse tasks without success.
+
+    Args:
+        lowest_reward: r, the smallest reward of the log, transformed.
+        discount: γ.
+    """
+    if lowest_reward >= 0:
+        return 0.0
+    return lowest_reward / (1 - discount) if discount < 1 else NEVER
+
+
 def pack_rows(
     transitions: Transitions, rows: Rows, layout: Layout, scaling: Scaling, discount: float
 ) -> Tensor:
@@ -75,7 +94,8 @@ def pack_into(
     mc_return = None
     if "mc_return" in layout.extras:
         reward = scaling.reward_scale * transitions.reward + scaling.reward_shift
-        mc_return = dataclasses.replace(transitions, reward=reward).mc_returns(discount)
+        tail = least_after_cut(float(reward.min()), discount)
+        mc_return = dataclasses.replace(transitions, reward=reward).mc_returns(discount, tail)
     stop = 0
     for part in _chunks(transitions, rows):
         start, stop = stop, stop + len(part)

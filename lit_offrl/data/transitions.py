@@ -106,17 +106,21 @@ class Transitions:
         self.release_pages()
         return totals
 
-    def mc_returns(self, discount: float) -> NDArray[np.float32]:
-        """Discounted return-to-go within the episode, (N,).
+    def mc_returns(self, discount: float, after_cut: float = 0.0) -> NDArray[np.float32]:
+        """Discounted return-to-go, (N,).
 
-        After a truncation nothing is known and nothing is added.
+        Args:
+            discount: γ.
+            after_cut: What is earned after a truncation, of which nothing is known.
         """
         bounds = self.episode_bounds
         returns = np.empty(len(self), np.float32)
         for group in np.array_split(np.arange(self.n_episodes), len(self) // GROUP + 1):
             if len(group):
                 rows = slice(bounds[group[0]], bounds[group[-1] + 1])
-                returns[rows] = _returns_to_go(self.reward[rows], self.episode[rows], discount)
+                cut = self.truncated[rows] & ~self.terminated[rows]
+                reward = self.reward[rows] + np.float64(discount * after_cut) * cut
+                returns[rows] = _returns_to_go(reward, self.episode[rows], discount)
         return returns
 
     def episode_rows(self, episodes: NDArray[np.int64]) -> EpisodeRows:
@@ -158,10 +162,10 @@ class Transitions:
 
 
 def _returns_to_go(
-    reward: NDArray[np.float32], episode: NDArray[np.int64], discount: float
+    reward: NDArray[np.float64], episode: NDArray[np.int64], discount: float
 ) -> NDArray[np.float64]:
     """Discounted sum of the rewards from each row to the end of its episode, (n,)."""
-    togo = reward.astype(np.float64)
+    togo = reward.copy()
     longest = int(np.bincount(episode - episode[0]).max())
     # After each round, togo sums twice as many steps: G_2n(t) = G_n(t) + γ^n G_n(t + n).
     steps = 1

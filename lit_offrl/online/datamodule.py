@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_offrl.algorithms import OfflineAlgorithm
 from lit_offrl.data import DatasetSpec, OfflineDataModule
+from lit_offrl.data.packing import least_after_cut
 from lit_offrl.data.sampler import UpdateBlocks
 from lit_offrl.errors import EnvironmentFailed, InputError
 from lit_offrl.evaluation import RawPolicy
@@ -154,7 +155,15 @@ class FineTuneDataModule(OfflineDataModule):
         self.buffer = ReplayBuffer(
             self.collecting.capacity, self.layout.width, self.folder / "buffer"
         )
-        self.episodes = OpenEpisodes(envs, self.layout, self.discount, self.scaling, self.buffer)
+        lowest = self.scaling.transform_reward(torch.tensor(self._loaded[0].reward.min()))
+        self.episodes = OpenEpisodes(
+            envs,
+            self.layout,
+            self.discount,
+            self.scaling,
+            self.buffer,
+            least_after_cut(float(lowest), self.discount),
+        )
         self._sampler = MixedSampler(
             self.train_matrix, self.buffer, self.batch_size, self.seed, self.row_weight
         )

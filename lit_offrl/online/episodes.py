@@ -32,8 +32,7 @@ class Finished(NamedTuple):
 class OpenEpisodes:
     """Writes steps into the buffer, and returns-to-go once an episode has ended.
 
-    Until then a row's ``mc_return`` is minus infinity: nothing is known of it. After a time limit
-    nothing more is added, as in :meth:`lit_offrl.data.Transitions.mc_returns`.
+    Until then a row's ``mc_return`` is minus infinity: nothing is known of it.
 
     Args:
         count: Number of environments E.
@@ -41,12 +40,19 @@ class OpenEpisodes:
         discount: γ.
         scaling: What the networks are to see.
         buffer: Where rows go.
+        after_cut: What returns-to-go count for the time after a time limit.
     """
 
     def __init__(
-        self, count: int, layout: Layout, discount: float, scaling: Scaling, buffer: ReplayBuffer
+        self,
+        count: int,
+        layout: Layout,
+        discount: float,
+        scaling: Scaling,
+        buffer: ReplayBuffer,
+        after_cut: float = 0.0,
     ) -> None:
-        self._layout, self._discount = layout, discount
+        self._layout, self._discount, self._after_cut = layout, discount, after_cut
         self._scaling, self._buffer = scaling, buffer
         self._rows: list[list[int]] = [[] for _ in range(count)]  # numbers in the buffer
         self._rewards: list[list[float]] = [[] for _ in range(count)]
@@ -71,7 +77,7 @@ class OpenEpisodes:
             self.finished.append(
                 Finished(env_steps, float(np.sum(self._rewards[i])), len(self._rewards[i]))
             )
-            self._fill_returns(i)
+            self._fill_returns(i, cut=not step.terminated[i])
             self._rows[i], self._rewards[i] = [], []
 
     def _pack(self, step: Step, action: Tensor) -> Tensor:
@@ -102,11 +108,11 @@ class OpenEpisodes:
                 if "has_next_action" in self._layout.extras:
                     self._buffer.write(rows[-1:], self._layout, has_next_action=torch.ones(1))
 
-    def _fill_returns(self, i: int) -> None:
+    def _fill_returns(self, i: int, cut: bool) -> None:
         """Tell the rows of an episode that has ended what was earned after them."""
         if "mc_return" not in self._layout.extras:
             return
-        togo, total = np.zeros(len(self._rewards[i])), 0.0
+        togo, total = np.zeros(len(self._rewards[i])), self._after_cut if cut else 0.0
         for t in reversed(range(len(togo))):
             reward = self._rewards[i][t] * self._scaling.reward_scale + self._scaling.reward_shift
             togo[t] = total = reward + self._discount * total

@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from lightning import LightningModule, Trainer, seed_everything
 
 from lit_offrl.batch import Batch
 from lit_offrl.data import OfflineDataModule, Transitions, load_dataset
+from lit_offrl.data.packing import least_after_cut
 from lit_offrl.errors import InputError
 from lit_offrl.scaling import Scaling
 from tests.data.makers import ACTION, episode, make_minari
@@ -107,10 +109,33 @@ def test_packed_rows_are_the_scaled_transitions() -> None:
     assert batch.mc_return is not None
     assert batch.truncated.bool().tolist() == train.truncated.tolist()
     ends = train.episode_bounds[1:] - 1
-    torch.testing.assert_close(batch.mc_return[ends], batch.reward[ends])
-    torch.testing.assert_close(
-        batch.mc_return[ends - 1], batch.reward[ends - 1] + 0.9 * batch.reward[ends]
-    )
+    lowest = 2 * module._loaded[0].reward.min() - 1
+    assert lowest < 0
+    cut = torch.from_numpy(train.truncated[ends]).float()
+    last = batch.reward[ends] + cut * 0.9 * lowest / (1 - 0.9)
+    torch.testing.assert_close(batch.mc_return[ends], last)
+    torch.testing.assert_close(batch.mc_return[ends - 1], batch.reward[ends - 1] + 0.9 * last)
+
+
+@pytest.mark.parametrize(
+    ("lowest", "discount", "expected"),
+    [(0.5, 0.9, 0.0), (0.0, 1.0, 0.0), (-5.0, 0.99, -500.0), (-1e-9, 1.0, -1e15)],
+)
+def test_the_least_after_a_cut_is_the_lowest_reward_for_ever(
+    lowest: float, discount: float, expected: float
+) -> None:
+    assert least_after_cut(lowest, discount) == pytest.approx(expected)
+
+
+def test_a_failed_sparse_episode_is_worth_the_lowest_reward_for_ever() -> None:
+    n = 300
+    reward, flags = np.full(n, -5, np.float32), np.zeros(n, bool)
+    obs, cut = np.zeros((n, 1), np.float32), np.arange(n) == n - 1
+    log = Transitions(obs, obs, reward, obs, flags, cut, np.zeros(n, np.int64))
+    togo = log.mc_returns(0.99, least_after_cut(-5.0, 0.99))
+    np.testing.assert_allclose(togo, -500.0, rtol=1e-6)
+    over = replace(log, terminated=cut, truncated=flags)
+    assert over.mc_returns(0.99, -500.0)[-1] == -5
 
 
 def test_the_reward_range_scales_training_returns_to_it() -> None:

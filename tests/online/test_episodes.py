@@ -14,6 +14,7 @@ from lit_offrl.scaling import Scaling
 SCALING = Scaling(
     torch.tensor([1.0]), torch.tensor([2.0]), torch.tensor([-2.0]), torch.tensor([2.0]), 0.5, 0.25
 )
+AFTER_CUT = -7.0
 GAMMA = 0.9
 
 
@@ -23,7 +24,7 @@ def collected(
     """One step per entry of ``ends``; of E environments, ``t`` terminates and ``l`` truncates."""
     layout = Layout(1, 1, False, extras)
     buffer = ReplayBuffer(100, layout.width, path)
-    episodes = OpenEpisodes(len(ends[0]), layout, GAMMA, SCALING, buffer)
+    episodes = OpenEpisodes(len(ends[0]), layout, GAMMA, SCALING, buffer, AFTER_CUT)
     for t, flags in enumerate(ends):
         n = len(flags)
         step = Step(
@@ -54,11 +55,12 @@ def test_returns_are_those_of_the_log_once_an_episode_has_ended(tmp_path: Path) 
     # the first environment's rows 0, 2, 4 and the second's 1, 3 have ended
     for rows, rewards in (([0, 2, 4], [0.0, 10.0, 20.0]), ([1, 3], [1.0, 11.0])):
         n = len(rows)
-        flags = np.zeros(n, bool)
+        flags, cut = np.zeros(n, bool), np.arange(n) == (n - 1 if n == 2 else n)
         reward = (0.5 * np.array(rewards) + 0.25).astype(np.float32)
         obs = np.zeros((n, 1), np.float32)
-        log = Transitions(obs, obs, reward, obs, flags, flags, np.zeros(n, np.int64))
-        np.testing.assert_allclose(batch.mc_return[rows], log.mc_returns(GAMMA), rtol=1e-6)
+        log = Transitions(obs, obs, reward, obs, flags, cut, np.zeros(n, np.int64))
+        expected = log.mc_returns(GAMMA, AFTER_CUT)
+        np.testing.assert_allclose(batch.mc_return[rows], expected, rtol=1e-6)
     assert batch.mc_return[[5, 6, 7]].tolist() == [-torch.inf] * 3
     assert batch.truncated is not None and batch.truncated.tolist() == [0, 0, 0, 1, 0, 0, 0, 0]
     assert episodes.finished == [Finished(4, 12.0, 2), Finished(6, 30.0, 3)]
