@@ -20,6 +20,8 @@ CHUNK = 1 << 14
 
 RELEASE = 64
 """Chunks after which the pages of a mapped data set are let go."""
+SCATTERED = 256
+"""Rows handled at once that do not follow each other: each makes up to 2 MB around it resident."""
 Rows = NDArray[np.int64] | EpisodeRows
 
 
@@ -36,13 +38,14 @@ def obs_statistics(
 
 def _chunks(transitions: Transitions, rows: Rows) -> Iterator[NDArray[np.int64]]:
     """Cut rows into chunks of nearly one size, and keep little of mapped data resident."""
-    parts = len(rows) // CHUNK + 1
+    follow = isinstance(rows, EpisodeRows)
+    parts = len(rows) // (CHUNK if follow else SCATTERED) + 1
     each, longer = divmod(len(rows), parts)
     stop = 0
     for part in range(parts):
         start, stop = stop, stop + each + (part < longer)
         yield rows[start:stop]
-        if part % RELEASE == RELEASE - 1:
+        if not follow or part % RELEASE == RELEASE - 1:
             transitions.release_pages()
 
 
