@@ -67,8 +67,8 @@ def sides(shape: tuple[int, ...]) -> tuple[int, int] | None:
 class Encoder(nn.Module):
     """Flattened observations to features: images by convolutions, other numbers as they are.
 
-    Convolutions start as He et al. have it (2015, https://arxiv.org/abs/1502.01852): as torch
-    starts them, what a small ball says hardly passes through, and learning sets in late.
+    Convolutions start as He et al. have it (2015, https://arxiv.org/abs/1502.01852), so that what
+    a few pixels say passes through all layers.
 
     Args:
         pixels: Where the images lie, and what looks at them.

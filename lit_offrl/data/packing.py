@@ -16,12 +16,12 @@ from lit_offrl.scaling import Scaling
 
 CHUNK = 1 << 14
 """Rows handled at once, so that no second copy of the data is made."""
-
-
 RELEASE = 64
 """Chunks after which the pages of a mapped data set are let go."""
 SCATTERED = 256
 """Rows handled at once that do not follow each other: each makes up to 2 MB around it resident."""
+NEVER = -1e15
+"""Stands for minus infinity where no bound is known, and is finite under any discount."""
 Rows = NDArray[np.int64] | EpisodeRows
 
 
@@ -47,10 +47,6 @@ def _chunks(transitions: Transitions, rows: Rows) -> Iterator[NDArray[np.int64]]
         yield rows[start:stop]
         if not follow or part % RELEASE == RELEASE - 1:
             transitions.release_pages()
-
-
-NEVER = -1e15
-"""Stands for minus infinity where no bound is known, and is finite under any discount."""
 
 
 def least_after_cut(lowest_reward: float, discount: float) -> float:

@@ -59,7 +59,7 @@ def row_weights(
         episodes: Those that are trained on, in this order.
 
     Raises:
-        InputError: If a file is missing or does not fit.
+        InputError: If a file is missing or does not fit, or a fit would need images.
     """
     if sampling.kind == "uniform":
         return None
@@ -81,6 +81,8 @@ def row_weights(
         values = transitions.returns()[episodes]
         rounding = 1e-9 * float(np.abs(values).max(initial=0.0))
         if sampling.kind == "advantage":
+            if transitions.frames:
+                raise InputError("`sampling.kind` advantage does not see images: take return.")
             first = transitions.obs[transitions.episode_bounds[:-1][episodes]]
             values = values - _expected(first, values)
         weights = np.repeat(np.exp(_unit(values, rounding) / sampling.temperature), lengths)

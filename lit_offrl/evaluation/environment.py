@@ -71,7 +71,7 @@ def make_env(spec: DatasetSpec, env_id: str | None = None) -> gym.Env[Any, Any]:
     wrappers: list[dict[str, Any]] = []
     if env_id is None:
         env_id, options, wrappers = _recorded(spec)
-    _register_plugins(env_id)
+    register_plugins(env_id)
     try:
         env = gym.make(env_id, disable_env_checker=True, **options)
         for wrapper in wrappers:
@@ -173,7 +173,8 @@ def _warn_of_wrappers(dataset_id: str, names: str) -> None:
     )
 
 
-def _register_plugins(env_id: str) -> None:
+def register_plugins(env_id: str) -> None:
+    """Import the packages of :data:`PLUGINS` that are installed, if the id is not known."""
     for plugin in PLUGINS:
         if env_id not in gym.registry and find_spec(plugin) is not None:
             module = importlib.import_module(plugin)

@@ -24,7 +24,7 @@ from lit_offrl.data.builtin.placing import is_made, make_whole, minari_root
 from lit_offrl.data.builtin.recording import Act, mean_return, play
 from lit_offrl.data.spaces import leaves
 from lit_offrl.errors import EnvironmentFailed, InputError
-from lit_offrl.evaluation.environment import watched
+from lit_offrl.evaluation.environment import register_plugins, watched
 from lit_offrl.files import write_whole
 from lit_offrl.online.acting import checkpoint_act
 from lit_offrl.online.exploration import Exploration
@@ -156,6 +156,7 @@ def _random(space: gym.Space[Any]) -> Act:
 
 def _make(env_id: str) -> gym.Env[Any, Any]:
     try:
+        register_plugins(env_id)
         env = gym.make(env_id)
     except Exception as error:  # environments fail in ways of their own
         reason = " ".join(str(error).split())

@@ -30,3 +30,14 @@ def test_what_was_recorded_can_be_trained_on_and_recorded_again(
 def test_missing_options_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "env" in run(capsys, ["collect", "--dataset_id", "mine/x-v0"]).complaint
     assert "either `--steps` or `--episodes`" in run(capsys, RECORD[:5]).complaint
+
+
+def test_packages_that_bring_environments_are_imported(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("lit_offrl.online.collecting.register_plugins", asked.append)
+    arguments = ["collect", "--env", "Nothing-v0", "--policy", "random", "--steps", "5"]
+    outcome = run(capsys, [*arguments, "--dataset_id", "tests/nothing-v0"])
+    assert "`Nothing-v0` cannot be made" in outcome.complaint
+    assert asked == ["Nothing-v0"]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lit_offrl.batch import Batch
 from lit_offrl.data import OfflineDataModule, load_dataset
+from lit_offrl.data.weighting import Sampling
 from lit_offrl.encoders import shifted
 from lit_offrl.errors import InputError
 from tests.data.makers import episode, make_minari
@@ -214,3 +215,24 @@ def test_images_of_another_type_than_the_space_says_are_refused() -> None:
 def test_a_negative_shift_is_refused() -> None:
     with pytest.raises(InputError, match="`random_shift` must not be negative"):
         OfflineDataModule(NAME, random_shift=-1)
+
+
+def test_mapped_storage_gives_the_same_images() -> None:
+    memory, mapped = (
+        OfflineDataModule(NAME, 4, held_out=0.4, random_shift=PAD, storage=storage)
+        for storage in ("memory", "mapped")
+    )
+    for one, other in zip(blocks(memory), blocks(mapped), strict=True):
+        assert one.obs.equal(other.obs)
+        assert one.next_obs.equal(other.next_obs)
+        assert one.reward.equal(other.reward)
+    rows = np.arange(len(memory.train))
+    np.testing.assert_array_equal(mapped.train.observed(rows), memory.train.observed(rows))
+    np.testing.assert_array_equal(
+        mapped.train.next_observed(rows), memory.train.next_observed(rows)
+    )
+
+
+def test_a_weighting_that_would_need_images_is_refused() -> None:
+    with pytest.raises(InputError, match="advantage does not see images"):
+        blocks(OfflineDataModule(NAME, 4, sampling=Sampling("advantage")))

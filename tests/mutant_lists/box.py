@@ -510,8 +510,8 @@ _add(
     ("mode before tanh", "return self.base.mean.tanh()", "return self.base.mean"),
     (
         "gaussian policy's mean not squashed",
-        "Gaussian(self.net(obs).tanh(),",
-        "Gaussian(self.net(obs),",
+        "Gaussian(self.net(self.encoder(obs)).tanh(),",
+        "Gaussian(self.net(self.encoder(obs)),",
     ),
     ("log σ unbounded", "self.log_std.clamp(*self.log_std_range))", "self.log_std)"),
     (
@@ -526,8 +526,8 @@ _add(
     ),
     (
         "deterministic policy not squashed",
-        "Deterministic(self.net(obs).tanh())",
-        "Deterministic(self.net(obs))",
+        "Deterministic(self.net(self.encoder(obs)).tanh())",
+        "Deterministic(self.net(self.encoder(obs)))",
     ),
 )
 _add(

@@ -244,8 +244,8 @@ MUTANTS: dict[str, list[Mutant]] = {
                 (
                     (
                         "every seed sees the first's batches",
-                        "torch.stack([s.block(first_update, k) for s in self._samplers], dim=1)",
-                        "torch.stack([self._samplers[0].block(first_update, k) for s in self._samplers], dim=1)",
+                        "[sampler.block(first_update, k) for sampler in self._samplers]",
+                        "[self._samplers[0].block(first_update, k) for _ in self._samplers]",
                     ),
                 ),
             ),

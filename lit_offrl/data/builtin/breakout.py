@@ -70,7 +70,7 @@ def controller(env: gym.Env[Any, Any], epsilon: float) -> Act:
 
 
 def make(scale: float = 1.0) -> minari.MinariDataset:
-    """Write ``lit_offrl/breakout/mixed-v0``: 120 episodes, about 13,000 steps.
+    """Write ``lit_offrl/breakout/mixed-v0``: 120 episodes, about 15,000 steps.
 
     Args:
         scale: The share of the episodes to play.

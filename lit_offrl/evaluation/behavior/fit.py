@@ -124,6 +124,7 @@ def fit_behavior(
     Raises:
         InputError: If there is no data, or an option does not suit it.
     """
+    spec.refuse_images("A behavior policy")
     kinds = _kinds(kind, spec)
     _check(transitions, spec, updates, held_out_fraction)
     n = transitions.n_episodes
