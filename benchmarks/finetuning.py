@@ -98,8 +98,8 @@ PLAN = [
     hopper("RLPD", "iql", 100, 20_000, *FAST, utd=5, random_steps=1_000),
     hopper("SAC (RLPD without log)", "iql", 100, 20_000, *FAST, *ALONE, utd=5, random_steps=1_000),
     hopper("IQL", "iql", 20_000, 20_000),
-    hopper("CQL", "cql", 10_000, 10_000, "--model.policy_lr", "1e-4"),
-    hopper("Cal-QL", "cal_ql", 10_000, 10_000, "--model.policy_lr", "1e-4"),
+    hopper("CQL", "cql", 50_000, 10_000, "--model.policy_lr", "1e-4"),
+    hopper("Cal-QL", "cal_ql", 50_000, 10_000, "--model.policy_lr", "1e-4"),
 ]
 
 

@@ -3,6 +3,7 @@
 Both work on the state of an ordinary ``torch.optim.Adam``, which checkpoints and schedules see.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -56,15 +57,17 @@ def traced_adam_step(optimizer: Adam, gradients: Sequence[Tensor]) -> None:
     ``θ ← θ - lr m̂ / (√v̂ + ε)`` (Kingma and Ba, 2015, algorithm 1); nothing is read back from the
     device.
     """
-    group = optimizer.param_groups[0]
+    group, states = optimizer.param_groups[0], adam_states(optimizer)
     beta1, beta2 = group["betas"]
-    for parameter, gradient, state in zip(
-        group["params"], gradients, adam_states(optimizer), strict=True
-    ):
+    parameters: list[Tensor] = group["params"]
+    # Steps are equal within a network. As exp(), since Inductor computes a shared exp() once and a
+    # power again for every vector of elements; in float32 1 - β2 would lose its digits.
+    step = states[0]["step"].double() + 1
+    rate = (group["lr"] / (1 - torch.exp(step * math.log(beta1)))).to(parameters[0].dtype)
+    scale = (1 / (1 - torch.exp(step * math.log(beta2)))).to(parameters[0].dtype)
+    for parameter, gradient, state in zip(parameters, gradients, states, strict=True):
         state["step"].add_(1)
         state["exp_avg"].lerp_(gradient, 1 - beta1)
         state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        step = state["step"].double()  # float32 would lose the digits of 1 - β2
-        mean = state["exp_avg"] * (group["lr"] / (1 - beta1**step)).to(parameter.dtype)
-        deviation = (state["exp_avg_sq"] / (1 - beta2**step).to(parameter.dtype)).sqrt()
-        parameter.sub_(mean / (deviation + group["eps"]))
+        deviation = (state["exp_avg_sq"] * scale).sqrt()
+        parameter.sub_(state["exp_avg"] * rate / (deviation + group["eps"]))

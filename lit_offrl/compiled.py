@@ -26,7 +26,7 @@ MAX_GRAPHS = 8
 
 
 def _add_product(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    return torch.mm(x, weight) + bias
+    return (torch.mm(x, weight)[None] + bias)[0]  # a plain sum Inductor would put together again
 
 
 SPLIT = {torch.ops.aten.addmm.default: _add_product}
@@ -34,6 +34,9 @@ SPLIT = {torch.ops.aten.addmm.default: _add_product}
 
 OPTIONS: dict[str, Any] = {"fallback_random": True}
 """Inductor's options: what is random, as dropout, draws as it does uncompiled."""
+
+ON_CPU: dict[str, Any] = {"cpp_wrapper": True, "size_asserts": False}
+"""More of them: the calls of a graph are C++ too, and its inputs are always the same tensors."""
 
 Draw = tuple[Callable[..., Tensor], tuple[int, ...]]
 """``torch.randn`` or ``torch.rand``, and a shape."""
@@ -189,6 +192,8 @@ class CompiledUpdate:
 
 def _compiled(recorded: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
     """Compile a recording, which works in place on its inputs."""
+    for node in recorded.graph.nodes:
+        node.meta.clear()  # each has fake tensors of a mode of its own
     with torch.no_grad():
         if inputs[-1].is_cuda:  # CUDA graphs need to know which inputs stay where they are
             return torch.compile(
@@ -198,5 +203,7 @@ def _compiled(recorded: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]
                 options={**OPTIONS, "triton.cudagraphs": True},
             )
         # Straight to the compiler: checking a hundred inputs again costs a tenth of an update.
-        compiled: Callable[..., Any] = compile_graph(recorded, list(inputs), options={**OPTIONS})
+        compiled: Callable[..., Any] = compile_graph(
+            recorded, list(inputs), options={**OPTIONS, **ON_CPU}
+        )
         return compiled
