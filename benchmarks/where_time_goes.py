@@ -24,7 +24,8 @@ PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv")
 
 def kind(name: str) -> str:
     """Which line of the table an operation belongs to."""
-    if name.removeprefix("aten::") in PRODUCTS:
+    operation = name.removeprefix("aten::").removeprefix("aoti_torch_cpu_").removesuffix("_out")
+    if operation in PRODUCTS:
         return "matrix products"
     if "cpp_fused" in name:
         return "Adam and target network" if "addcmul" in name else "other fused operations"
