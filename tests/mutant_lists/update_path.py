@@ -122,13 +122,13 @@ MUTANTS: dict[str, list[Mutant]] = {
                     ("strides not made the parameter's", "gradient.contiguous()", "gradient"),
                     (
                         "traced: no bias correction of the mean",
-                        "/ (1 - beta1**step)",
-                        "/ 1.0 * step / step",
+                        "/ (1 - torch.exp(step * math.log(beta1)))",
+                        "/ (step / step)",
                     ),
                     (
                         "traced: no bias correction of the square",
-                        "/ (1 - beta2**step).to",
-                        "/ (1 - 0 * step).to",
+                        "/ (1 - torch.exp(step * math.log(beta2)))",
+                        "/ (step / step)",
                     ),
                     ("traced: steps not counted", '        state["step"].add_(1)\n', ""),
                     ("traced: ε within the root", '(deviation + group["eps"])', "deviation"),
@@ -140,9 +140,15 @@ MUTANTS: dict[str, list[Mutant]] = {
                     ("traced: step up", "parameter.sub_(", "parameter.add_("),
                     (
                         "traced: bias correction in float32",
-                        'state["step"].double()',
-                        'state["step"].float()',
+                        'states[0]["step"].double()',
+                        'states[0]["step"].float()',
                     ),
+                    (
+                        "traced: bias correction one step behind",
+                        'states[0]["step"].double() + 1',
+                        'states[0]["step"].double() + 1e-9',
+                    ),
+                    ("traced: correction forgotten", '["exp_avg_sq"] * scale', '["exp_avg_sq"]'),
                 ),
             ),
             (
@@ -161,6 +167,11 @@ MUTANTS: dict[str, list[Mutant]] = {
                         "recording draws from the run's generator",
                         "with seeded(0):",
                         "with torch.no_grad() if False else torch.enable_grad():",
+                    ),
+                    (
+                        "recorded without biases",
+                        "torch.mm(x, weight)[None] + bias",
+                        "torch.mm(x, weight)[None] + 0 * bias",
                     ),
                     ("graphs without end", "if len(self.graphs) >= MAX_GRAPHS:", "if False:"),
                     ("runs not counted", "        self.runs += 1\n", ""),
