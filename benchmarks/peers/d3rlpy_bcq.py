@@ -16,6 +16,8 @@ from torch import Tensor
 from benchmarks.peers.d3rlpy_worker import create, squash_decoder
 from benchmarks.peers.serving import Request, serve
 
+BATCH = ("obs", "action", "reward", "next_obs", "terminated")
+NOISE = ("posterior", "target", "proposals")
 Given = dict[str, Tensor]
 Pair = tuple[str, Tensor, Tensor]
 
@@ -88,10 +90,6 @@ def compare(request: Request) -> Request:
                 worst[name] = max(worst.get(name, 0.0), difference)
             differences[str(update + 1)] = worst
     return {"differences": differences}
-
-
-BATCH = ("obs", "action", "reward", "next_obs", "terminated")
-NOISE = ("posterior", "target", "proposals")
 
 
 def _update(algo: Any, given: Given, update: int) -> None:
