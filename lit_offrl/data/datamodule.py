@@ -1,7 +1,5 @@
 """The DataModule: a data set, its split and scaling, and the batches of every update."""
 
-import logging
-import math
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
@@ -29,6 +27,7 @@ from lit_offrl.data.sampler import (
     UpdateSampler,
 )
 from lit_offrl.data.spec import DatasetSpec
+from lit_offrl.data.split import Episodes, Split
 from lit_offrl.data.transitions import Transitions
 from lit_offrl.data.weighting import Sampling, effective_share, row_weights
 from lit_offrl.encoders import Image
@@ -36,7 +35,6 @@ from lit_offrl.errors import InputError
 from lit_offrl.rng import run_seed
 from lit_offrl.scaling import Scaling
 
-_log = logging.getLogger(__name__)
 EXTRAS = ("truncated", "mc_return", "next_action", "has_next_action")
 MAX_HELD_OUT_BATCHES = 20
 
@@ -108,17 +106,11 @@ class OfflineDataModule(LightningDataModule):
         self._check_ranges()
 
     def _check_ranges(self) -> None:
-        if not 0 <= self.held_out < 1:
-            raise InputError(f"`held_out` must lie in [0, 1), not {self.held_out}.")
-        if not 0 < self.top_fraction <= 1:
-            raise InputError(f"`top_fraction` must lie in (0, 1], not {self.top_fraction}.")
         if not 0 <= self.discount <= 1:
             raise InputError(f"`discount` must lie in [0, 1], not {self.discount}.")
         if self.random_shift < 0:
             raise InputError(f"`random_shift` must not be negative, as {self.random_shift} is.")
-        if self.split_seed < 0:
-            raise InputError(f"`split_seed` must not be negative, as {self.split_seed} is.")
-        _ = self._rewards
+        _ = self._how_to_split, self._rewards
         if self.storage not in ("memory", "mapped"):
             raise InputError(f"`storage` may be memory or mapped, not {self.storage}.")
         if unknown := [name for name in self.extras if name not in EXTRAS]:
@@ -162,26 +154,15 @@ class OfflineDataModule(LightningDataModule):
         return Layout(numbers, self.action_dim, self.discrete, self.extras)
 
     @cached_property
-    def _whole_split(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Episodes that are not held out and those that are, each in the data's order."""
-        n = self._loaded[0].n_episodes
-        order = np.random.default_rng(self.split_seed).permutation(n)
-        n_held_out = min(max(round(self.held_out * n), 1), n - 1) if self.held_out > 0 else 0
-        if self.held_out > 0 and n == 1:
-            _log.warning(
-                "Data set `%s` has one episode: all of it is trained on and none held out.",
-                self.dataset_id,
-            )
-        return np.sort(order[n_held_out:]), np.sort(order[:n_held_out])
+    def _whole_split(self) -> tuple[Episodes, Episodes]:
+        """Episodes that are not held out and those that are."""
+        return self._how_to_split.whole(self._loaded[0].n_episodes, self.dataset_id)
 
     @cached_property
-    def _split(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _split(self) -> tuple[Episodes, Episodes]:
         """The same with the best of the former alone, if ``top_fraction`` asks for that."""
         train, held_out = self._whole_split
-        if self.top_fraction < 1:
-            best = np.argsort(-self._loaded[0].returns()[train], kind="stable")
-            train = np.sort(train[best[: math.ceil(self.top_fraction * len(train))]])
-        return train, held_out
+        return self._how_to_split.best(train, self._loaded[0].returns()), held_out
 
     @cached_property
     def logged(self) -> Transitions:
@@ -198,7 +179,7 @@ class OfflineDataModule(LightningDataModule):
         """Transitions of the held-out episodes, in raw units."""
         return self._select(self._split[1])
 
-    def _select(self, episodes: NDArray[np.int64]) -> Transitions:
+    def _select(self, episodes: Episodes) -> Transitions:
         transitions, spec = self._loaded
         if self.storage == "mapped":
             return mapped_episodes(spec.content_hash, transitions, episodes)
@@ -209,6 +190,10 @@ class OfflineDataModule(LightningDataModule):
         """Return of each training episode, (E,), without a copy of :attr:`train`."""
         returns: NDArray[np.float64] = self._loaded[0].returns()[self._split[0]]
         return returns
+
+    @property
+    def _how_to_split(self) -> Split:
+        return Split(self.held_out, self.split_seed, self.top_fraction)
 
     @property
     def _rewards(self) -> RewardTransform:
