@@ -89,17 +89,18 @@ RLPD = ("--mode", "rlpd", "--model.n_critics", "5")
 FAST = ("--mode", "rlpd", "--model.n_critics", "2", "--model.policy_period", "5")
 SMALL = ("--model.hidden", "[64,64]", "--model.critic_hidden", "[64,64]")
 ALONE = ("--offline_fraction", "0")
+HALF = ("--offline_fraction", "0.5")  # Cal-QL's authors'
 PLAN = [
     pendulum("IQL", "iql"),
-    pendulum("CQL", "cql"),
-    pendulum("Cal-QL", "cal_ql"),
+    pendulum("CQL", "cql", *HALF),
+    pendulum("Cal-QL", "cal_ql", *HALF),
     pendulum("RLPD", "iql", *RLPD, *SMALL, random_steps=1_000),
     pendulum("SAC (RLPD without log)", "iql", *RLPD, *SMALL, *ALONE, random_steps=1_000),
     hopper("RLPD", "iql", 100, 20_000, *FAST, utd=5, random_steps=1_000),
     hopper("SAC (RLPD without log)", "iql", 100, 20_000, *FAST, *ALONE, utd=5, random_steps=1_000),
     hopper("IQL", "iql", 20_000, 20_000),
-    hopper("CQL", "cql", 50_000, 10_000, "--model.policy_lr", "1e-4"),
-    hopper("Cal-QL", "cal_ql", 50_000, 10_000, "--model.policy_lr", "1e-4"),
+    hopper("CQL", "cql", 50_000, 10_000, *HALF, "--model.policy_lr", "1e-4"),
+    hopper("Cal-QL", "cal_ql", 50_000, 10_000, *HALF, "--model.policy_lr", "1e-4"),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,28 +22,34 @@ class Mixing:
     """Share of the log in a batch.
 
     Args:
-        offline_fraction: Share at first; 0.5 is RLPD's symmetric batch.
+        offline_fraction: Share at first; 0.5 is RLPD's symmetric batch. ``union`` draws all rows
+            alike, logged and collected, so that the few rows of the first steps are not learned by
+            heart.
         final_fraction: Share after ``anneal_steps``; null keeps the first.
         anneal_steps: Environment steps over which the share moves along a line.
     """
 
-    offline_fraction: float = 0.5
+    offline_fraction: float | Literal["union"] = "union"
     final_fraction: float | None = None
     anneal_steps: int = 100_000
 
     def __post_init__(self) -> None:
         for share in (self.offline_fraction, self.final_fraction):
-            if share is not None and not 0 <= share <= 1:
+            if not (share is None or share == "union" or 0 <= share <= 1):
                 raise InputError(f"A share of logged rows must lie in [0, 1], not {share}.")
+        if self.offline_fraction == "union" and self.final_fraction is not None:
+            raise InputError("`final_fraction` needs an `offline_fraction` to start from.")
         if self.anneal_steps < 1:
             raise InputError(f"`anneal_steps` must be positive, not {self.anneal_steps}.")
 
-    def fraction(self, step: int) -> float:
-        """Share of logged rows at an environment step.
+    def fraction(self, step: int) -> float | None:
+        """Share of logged rows at an environment step; None if it is their share of all rows.
 
         >>> Mixing(0.5, 0.0, 100).fraction(50)
         0.25
         """
+        if self.offline_fraction == "union":
+            return None
         if self.final_fraction is None:
             return self.offline_fraction
         progress = min(step / self.anneal_steps, 1.0)
@@ -76,15 +83,19 @@ class MixedSampler:
         self._row_weight = row_weight
         self._generator = torch.Generator()
 
-    def batch(self, update: int, fraction: float) -> Tensor:
+    def batch(self, update: int, fraction: float | None) -> Tensor:
         """Gather the batch of an update, (B, W).
 
         Args:
             update: Its number.
-            fraction: Share of logged rows.
+            fraction: Share of logged rows; None draws all rows alike.
         """
         self._generator.manual_seed(stream_seed(self._seed, update, BATCH_STREAM))
-        logged = round(fraction * self._batch_size) if len(self._buffer) else self._batch_size
+        if fraction is None:
+            of_all = self._places(len(self._log) + len(self._buffer), self._batch_size)
+            logged = int((of_all < len(self._log)).sum())
+        else:
+            logged = round(fraction * self._batch_size) if len(self._buffer) else self._batch_size
         parts = []
         if logged:
             parts.append(self._logged(logged))

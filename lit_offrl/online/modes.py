@@ -23,10 +23,10 @@ Mode = Literal["continue", "calql", "rlpd", "wsrl", "pex"]
 
 DEFAULTS: Mapping[Mode, Mapping[str, Any]] = {
     "continue": {},
-    "calql": {},
-    "rlpd": {"random_steps": 5_000},
+    "calql": {"offline_fraction": 0.5},
+    "rlpd": {"offline_fraction": 0.5, "random_steps": 5_000},
     "wsrl": {"offline_fraction": 0.0, "warmup_steps": 5_000, "utd": 4.0},
-    "pex": {"warmup_steps": 5_000},
+    "pex": {"offline_fraction": 0.5, "warmup_steps": 5_000},
 }
 """What the authors of a mode do otherwise than `continue`."""
 

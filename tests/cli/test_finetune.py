@@ -83,6 +83,8 @@ def test_a_run_killed_anywhere_ends_as_if_it_had_not_been(tune: Tune, tmp_path: 
         (("--mode", "calql"), "goes on from CQL or DiscreteCQL, not from IQL"),
         (("--mode", "anew"), "Option `mode`"),
         (("--offline_fraction", "2"), "must lie in [0, 1]"),
+        (("--offline_fraction", "unoin"), "Option `offline_fraction`"),
+        (("--final_fraction", "0.1"), "needs an `offline_fraction` to start from"),
         (("--model.expectille", "0.9"), "unexpected keyword argument 'expectille'"),
         (("--utd", "0"), "`utd` must be positive"),
         (("--dataset_id", "cartpole/mixed"), "is not the log that the policy was trained on"),

@@ -190,6 +190,8 @@ _add(
         "stream_seed(self._seed, 0, BATCH_STREAM)",
     ),
     ("share does not move", "self.offline_fraction + progress *", "self.offline_fraction + 0 *"),
+    ("collected rows in place of logged", "of_all < len(self._log)", "of_all >= len(self._log)"),
+    ("a union of halves", "len(self._log) + len(self._buffer)", "2 * len(self._log)"),
     (
         "weights ignored",
         "weight = self._row_weight(rows).clamp(min=1e-12)",

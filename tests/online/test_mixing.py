@@ -25,8 +25,19 @@ def test_a_batch_has_the_share_asked_for(tmp_path: Path, fraction: float, logged
     assert (batch[:logged] >= 0).all() and (batch[logged:] < 0).all()
 
 
-def test_without_collected_rows_all_are_logged(tmp_path: Path) -> None:
-    assert (sampler(tmp_path, 0).batch(0, 0.0) >= 0).all()
+@pytest.mark.parametrize("fraction", [0.0, None])
+def test_without_collected_rows_all_are_logged(tmp_path: Path, fraction: float | None) -> None:
+    assert (sampler(tmp_path, 0).batch(0, fraction) >= 0).all()
+
+
+@pytest.mark.parametrize("collected", [3, 100])
+def test_a_union_draws_all_rows_alike(tmp_path: Path, collected: int) -> None:
+    both = sampler(tmp_path, collected)
+    drawn = torch.cat([both.batch(i, None) for i in range(500)]).flatten().long()
+    counts = torch.bincount(drawn + collected, minlength=50 + collected)
+    expected = 500 * B / len(counts)
+    assert len(counts) == 50 + collected
+    assert ((counts - expected).square() / expected).sum().item() < 1.5 * len(counts)
 
 
 def test_a_batch_is_a_function_of_seed_and_update(tmp_path: Path) -> None:
@@ -61,6 +72,7 @@ def test_the_share_moves_along_a_line() -> None:
         [0.5, 0.3, 0.1, 0.1]
     )
     assert Mixing(0.4).fraction(10**6) == 0.4
+    assert Mixing("union").fraction(10**6) is None
 
 
 def test_wrong_shares_are_refused() -> None:
@@ -68,5 +80,7 @@ def test_wrong_shares_are_refused() -> None:
         Mixing(1.5)
     with pytest.raises(InputError, match="must lie in"):
         Mixing(0.5, -0.1)
+    with pytest.raises(InputError, match="to start from"):
+        Mixing("union", 0.1)
     with pytest.raises(InputError, match="anneal_steps"):
         Mixing(0.5, 0.1, 0)
