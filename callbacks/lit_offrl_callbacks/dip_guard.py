@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
 
+from lit_offrl.checkpoint import read_checkpoint
 from lit_offrl.errors import InputError
 from lit_offrl.online.datamodule import FineTuneDataModule
 from lit_offrl_callbacks.rewinding import rewind
@@ -49,15 +50,23 @@ class DipGuard(Callback):
         self._safe = folder / "safe.ckpt"
 
     def _mean(self) -> float | None:
-        latest = self._data.episodes.finished[-self.window :]
+        random_steps = self._data.collecting.random_steps
+        played = [e for e in self._data.episodes.finished if e.step > random_steps]
+        latest = played[-self.window :]
         if len(latest) < self.window:
             return None
         return float(np.mean([episode.total for episode in latest]))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the offline policy, which is what a first fall goes back to."""
-        if self.action == "rollback" and not self._safe.is_file():
+        if self.action == "rollback" and not self._is_safe(trainer.global_step):
             trainer.save_checkpoint(self._safe)
+
+    def _is_safe(self, update: int) -> bool:
+        """Whether there is a checkpoint of this run's past to go back to."""
+        if update == 0 or not self._safe.is_file():
+            return False
+        return int(read_checkpoint(self._safe)["global_step"]) <= update
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

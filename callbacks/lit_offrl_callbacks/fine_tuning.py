@@ -1,6 +1,6 @@
 """What fine-tuning gains and costs: return before, dip, recovery, regret, values, distance."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from lit_offrl.evaluation.diagnosis.divergence import policy_kl
 from lit_offrl.evaluation.environment import make_env
 from lit_offrl.evaluation.finding import Finding
 from lit_offrl.evaluation.probe import make_probe, return_facts
+from lit_offrl.evaluation.rollout import Rollouts
 from lit_offrl.online.datamodule import FineTuneDataModule
 from lit_offrl.online.findings import (
     dip_finding,
@@ -60,6 +61,7 @@ class FineTuning(Diagnostic):
         self.before: dict[str, float] = {}
         """Return of the offline policy and of random actions, and mean Q before the start."""
         self._seen = 0
+        self._started = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find what it needs."""
@@ -76,14 +78,16 @@ class FineTuning(Diagnostic):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Play the offline policy and random actions, unless a checkpoint knows the result."""
-        if self.before:
-            return
+        if not self.before:
+            self._measure_before(pl_module)
+        self._started = True
+
+    def _measure_before(self, pl_module: LightningModule) -> None:
         data = self._data
         assert data.offline is not None
         offline = RawPolicy(data.offline, data.spec, data.scaling)
-        played = evaluate(offline, data.spec, self.episodes, self.seed, env_id=data.env_id)
+        played = self._play(offline)
         self.before = {"return": played.mean, "random": self._random_return()}
-        self.episodes_spent += self.episodes
         if (q := self._mean_q(pl_module)) is not None:
             self.before["q"] = q
         pl_module.print(
@@ -99,15 +103,15 @@ class FineTuning(Diagnostic):
         env.close()
         space = env.action_space
         space.seed(self.seed)
+        return self._play(lambda obs: np.stack([space.sample() for _ in leaves(obs)[0]])).mean
+
+    def _play(self, policy: Callable[[Any], Any]) -> Rollouts:
+        data = self._data
+        timeout = data.collecting.step_timeout
         self.episodes_spent += self.episodes
-        rollouts = evaluate(
-            lambda obs: np.stack([space.sample() for _ in leaves(obs)[0]]),
-            data.spec,
-            self.episodes,
-            self.seed,
-            env_id=data.env_id,
+        return evaluate(
+            policy, data.spec, self.episodes, self.seed, env_id=data.env_id, timeout=timeout
         )
-        return rollouts.mean
 
     def diagnose(self, trainer: Trainer, pl_module: LightningModule) -> list[Finding]:
         """Sum up the run so far."""
@@ -155,6 +159,8 @@ class FineTuning(Diagnostic):
         """KL from the offline policy, over time in the report."""
         parameter, offline = next(pl_module.parameters()), self._data.offline
         assert offline is not None
+        if hasattr(pl_module, "explore"):
+            return distance_finding(None, "It chooses between two policies, and has no density.")
         obs = self._probe.to(parameter).obs
         generator = torch.Generator().manual_seed(self.seed)
         noise = torch.randn(16, *self._probe.action.shape, generator=generator)
@@ -195,7 +201,7 @@ class FineTuning(Diagnostic):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Keep what was collected until an environment failed."""
-        if isinstance(exception, EnvironmentFailed):
+        if isinstance(exception, EnvironmentFailed) and self._started:
             trainer.save_checkpoint(self._data.folder / "checkpoints" / "last.ckpt")
 
     def state_dict(self) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class OnlineEvaluation(Callback):
         num_envs: Environments that are stepped side by side; changes speed, not episodes.
         env_id: Environment to play in; the recorded one if null.
         mean_of_last: How many evaluations :meth:`summary` averages.
+        step_timeout: Seconds after which a step counts as hanging; 0 waits for ever.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class OnlineEvaluation(Callback):
         num_envs: int | None = None,
         env_id: str | None = None,
         mean_of_last: int = 5,
+        step_timeout: float = 0.0,
     ) -> None:
         if episodes < 0:
             raise InputError(f"`episodes` of OnlineEvaluation must not be negative: {episodes}.")
@@ -60,6 +62,7 @@ class OnlineEvaluation(Callback):
         self.num_envs = num_envs
         self.env_id = env_id
         self.mean_of_last = mean_of_last
+        self.step_timeout = step_timeout
         self.history: list[tuple[int, float]] = []  # update and mean return of each evaluation
         self.episodes_spent = 0
         self.evaluates_online = False
@@ -125,7 +128,8 @@ class OnlineEvaluation(Callback):
         return metrics
 
     def _play(self, seeds: Sequence[int]) -> Numbers:
-        rollouts = play(self._policy, self._policy.spec, seeds, self.num_envs, self.env_id)
+        spec, timeout = self._policy.spec, self.step_timeout
+        rollouts = play(self._policy, spec, seeds, self.num_envs, self.env_id, timeout)
         return {"returns": rollouts.returns, "lengths": rollouts.lengths}
 
     def summary(self) -> dict[str, float]:

@@ -16,7 +16,7 @@ from lit_offrl.algorithms import OfflineAlgorithm
 from lit_offrl.checkpoint import LoadedPolicy, load, read_checkpoint
 from lit_offrl.cli.logs import KeepLogs
 from lit_offrl.cli.parsing import OneLineParser
-from lit_offrl.cli.run_folder import RUN_DIR, latest, run_folder, run_of
+from lit_offrl.cli.run_folder import RUN_DIR, latest, refuse_used, run_folder, run_of
 from lit_offrl.cli.running import loggers_of, run, with_whole_checkpoints
 from lit_offrl.cpu_threads import largest_product
 from lit_offrl.errors import EnvironmentFailed, InputError
@@ -55,6 +55,8 @@ def _finetune(config: Namespace) -> Path:
     base = run_of(path) / f"finetune-{config.mode}" / f"seed-{config.seed}"
     folder = run_folder(config.run_dir, base, config.ckpt_path)
     resumed = config.ckpt_path
+    if resumed is None:
+        refuse_used(folder)
     if resumed == "last":
         resumed = latest(folder / "checkpoints")
     seed_everything(config.seed, verbose=False)
@@ -69,10 +71,13 @@ def _finetune(config: Namespace) -> Path:
     try:
         run(trainer, lambda: module, data, folder, resumed, product)
     except EnvironmentFailed as error:
-        raise InputError(
-            f"{error}. What was collected is kept: mend it and go on with `--run_dir {folder} "
+        kept = (
+            f" What was collected is kept: mend it and go on with `--run_dir {folder} "
             "--ckpt_path last`."
-        ) from None
+            if (folder / "checkpoints" / "last.ckpt").is_file()
+            else ""
+        )
+        raise InputError(f"{error}.{kept}") from None
     _summarize(data, callbacks, folder)
     return folder
 
@@ -127,7 +132,10 @@ def _callbacks(config: Namespace, folder: Path, resumed: str | None) -> list[Cal
     checkpoints = folder / "checkpoints"
     update = read_checkpoint(Path(resumed)).get("global_step", 0) if resumed else -1
     evaluation = OnlineEvaluation(
-        config.eval_episodes, seed=config.eval_seed, num_envs=None, env_id=config.env
+        config.eval_episodes,
+        seed=config.eval_seed,
+        env_id=config.env,
+        step_timeout=config.step_timeout,
     )
     callbacks: list[Callback] = [evaluation, FineTuning(config.before_episodes)]
     if config.diagnostics:
@@ -236,7 +244,8 @@ def _summarize(data: FineTuneDataModule, callbacks: Sequence[Callback], folder: 
 
 
 def _sentence(result: Outcome, data: FineTuneDataModule, measured: FineTuning) -> str:
-    better = "more" if result.after > result.before else "less"
+    difference = result.after - result.before
+    better = "more than" if difference > 0 else "less than" if difference < 0 else "as much as"
     dip = (
         f"after a dip of {result.dip:.0%} of what the offline policy had over random actions"
         if result.dip
@@ -244,6 +253,6 @@ def _sentence(result: Outcome, data: FineTuneDataModule, measured: FineTuning) -
     )
     return (
         f"After {data.env_steps:,} environment steps ({len(data.episodes.finished)} episodes) the "
-        f"policy returns {better} than before, {dip}. Episodes spent on measuring: "
+        f"policy returns {better} before, {dip}. Episodes spent on measuring: "
         f"{measured.episodes_spent + measured.evaluation.episodes_spent}."
     )

@@ -65,6 +65,15 @@ def run_folder(run_dir: str | None, base: Path, ckpt_path: str | None) -> Path:
     return folder
 
 
+def refuse_used(folder: Path) -> None:
+    """Raise InputError if a folder holds checkpoints, which a run from the start would replace."""
+    if any(folder.glob("checkpoints/*.ckpt")):
+        raise InputError(
+            f"{folder} holds the checkpoints of another run: go on with that one "
+            "(`--ckpt_path last`), or name another folder with `--run_dir`."
+        )
+
+
 def run_of(checkpoint: Path) -> Path:
     """Folder of the run that left a checkpoint."""
     return (

@@ -116,6 +116,12 @@ def watched(env: gym.Env[Any, Any], step: int, timeout: float = 0.0) -> Iterator
         ) from error
 
 
+def refuse_not_finite(numbers: Any) -> None:
+    """Raise ValueError at NaN or infinity, in an array or a number."""
+    if not np.isfinite(numbers).all():
+        raise ValueError("it gave NaN or infinity")
+
+
 @contextlib.contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
     """Raise TimeoutError after a while, where signals can be had."""

@@ -11,8 +11,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 
 from lit_offrl.data import DatasetSpec
+from lit_offrl.data.spaces import leaves
 from lit_offrl.errors import InputError
-from lit_offrl.evaluation.environment import make_env, watched
+from lit_offrl.evaluation.environment import make_env, refuse_not_finite, watched
 from lit_offrl.rng import seeded
 
 MAX_ENVS = 16
@@ -69,6 +70,7 @@ def evaluate(
     seed: int = 0,
     num_envs: int | None = None,
     env_id: str | None = None,
+    timeout: float = 0.0,
 ) -> Rollouts:
     """Play episodes in the environment of a data set.
 
@@ -81,10 +83,14 @@ def evaluate(
         num_envs: Environments that are stepped side by side; changes speed, and results by no more
             than the rounding of larger batches.
         env_id: Environment to play in instead of the recorded one.
+        timeout: Seconds after which a step counts as hanging; 0 waits for ever.
+
+    Raises:
+        EnvironmentFailed: If an environment raises, hangs, or gives numbers that are not finite.
     """
     if episodes < 1:
         raise InputError(f"`episodes` must be at least 1, not {episodes}.")
-    return play(policy, spec, range(seed, seed + episodes), num_envs, env_id)
+    return play(policy, spec, range(seed, seed + episodes), num_envs, env_id, timeout)
 
 
 def play(
@@ -93,6 +99,7 @@ def play(
     seeds: Sequence[int],
     num_envs: int | None = None,
     env_id: str | None = None,
+    timeout: float = 0.0,
 ) -> Rollouts:
     """Play one episode per seed; see :func:`evaluate` for the other arguments.
 
@@ -102,7 +109,7 @@ def play(
     if num_envs is not None and num_envs < 1:
         raise InputError(f"`num_envs` must be at least 1, not {num_envs}.")
     envs = SyncVectorEnv(
-        [lambda: _Player(make_env(spec, env_id))] * min(len(seeds), num_envs or MAX_ENVS),
+        [lambda: _Player(make_env(spec, env_id), timeout)] * min(len(seeds), num_envs or MAX_ENVS),
         copy=False,
         autoreset_mode=AutoresetMode.DISABLED,
     )
@@ -145,23 +152,35 @@ class _Player(gym.Wrapper[Any, Any, Any, Any]):
     would play on until the longest episode ends.
     """
 
+    def __init__(self, env: gym.Env[Any, Any], timeout: float) -> None:
+        super().__init__(env)
+        self._timeout = timeout
+
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         """Start the next episode, or rest."""
         self._resting = seed is None
         if seed is not None:
             self._steps = 0
-            with watched(self.env, 0):
+            with watched(self.env, 0, self._timeout):
                 self._obs, _ = self.env.reset(seed=seed)
+                _refuse_not_finite(self._obs)
         return self._obs, {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Step unless resting. Infos are dropped: collecting them costs more than many a step."""
         if self._resting:
             return self._obs, 0.0, False, False, {}
-        with watched(self.env, self._steps):
+        with watched(self.env, self._steps, self._timeout):
             self._obs, reward, terminated, truncated, _ = self.env.step(action)
+            _refuse_not_finite(self._obs, float(reward))
         self._steps += 1
         return self._obs, float(reward), terminated, truncated, {}
+
+
+def _refuse_not_finite(obs: Any, reward: float = 0.0) -> None:
+    refuse_not_finite(reward)
+    for leaf in leaves(obs):
+        refuse_not_finite(leaf)
 
 
 def normalized_score(spec: DatasetSpec, mean_return: float) -> float | None:

@@ -24,9 +24,12 @@ class _Sampling(RawPolicy):
         self._act = self._draw
         self._exploration = exploration
         self._policy: Callable[[Tensor], Distribution] = policy.algorithm.policy
+        self._own: Callable[[Tensor], Tensor] | None = getattr(policy.algorithm, "explore", None)
         self.log_prob: float | None = None
 
     def _draw(self, obs: Tensor) -> Tensor:
+        if self._own is not None:
+            return self._own(obs)
         distribution = self._exploration.widened(self._policy(obs))
         action = distribution.sample()
         self.log_prob = self._density(distribution, action)

@@ -60,10 +60,10 @@ class Collecting:
                 raise InputError(f"`{name}` must not be negative, as {getattr(self, name)} is.")
         if not 0 < self.utd < math.inf:
             raise InputError(f"`utd` must be positive, not {self.utd}.")
-        if self.steps <= self.first_update_at:
+        if self.updates < 1:
             raise InputError(
                 f"`steps` {self.steps} ends the run before its first update at step "
-                f"{self.first_update_at} (`warmup_steps`, `random_steps`): raise it."
+                f"{self.steps_before(0)} (`warmup_steps`, `random_steps`, `utd`): raise it."
             )
 
     @property
@@ -74,7 +74,7 @@ class Collecting:
     @property
     def updates(self) -> int:
         """Gradient updates of the whole run."""
-        return max(1, math.floor((self.steps - self.first_update_at) * self.utd))
+        return math.floor((self.steps - self.first_update_at) * self.utd)
 
     @property
     def updates_per_epoch(self) -> int:
@@ -170,6 +170,10 @@ class FineTuneDataModule(OfflineDataModule):
         self._environments = Environments(
             self.spec, self.env_id, envs, self.seed, self.collecting.step_timeout
         )
+        if self.trainer is not None and self.offline is not None:
+            algorithm: Any = self.trainer.lightning_module
+            obs = next(algorithm.parameters()).new_zeros(1, self.obs_dim)
+            self.exploration.refuse_unfit(algorithm, self.offline.to(obs.device), obs)
         if self._resumed is None:
             self._environments.start()
         else:
@@ -216,13 +220,16 @@ class FineTuneDataModule(OfflineDataModule):
         algorithm: Any = self.trainer.lightning_module
         assert self.offline is not None
         policy = _Collector(
-            Explorer(algorithm, self.offline, self.exploration), self.spec, self.scaling
+            Explorer(algorithm, self.offline.to(algorithm.device), self.exploration),
+            self.spec,
+            self.scaling,
         )
         try:
             while self.env_steps < until:
                 seed_draws(stream_seed(self.seed, self.env_steps, ACTION_STREAM), algorithm.device)
                 policy.step = self.env_steps
                 policy.random = self.env_steps < self.collecting.random_steps
+                policy.warming_up = self.env_steps < self.collecting.warmup_steps
                 raw = policy(self._environments.obs)
                 self._keep(self._environments.step(raw), policy.scaled)
         except EnvironmentFailed:  # so that a checkpoint can still be written
@@ -272,7 +279,7 @@ class _Collector(RawPolicy):
         self._act = self._explore
         self._explorer = explorer
         self.step = 0
-        self.random = False
+        self.random = self.warming_up = False
         self.scaled = torch.empty(0)
         """Latest actions in [-1, 1] or indices, (E, A) or (E,), on the CPU."""
 
@@ -282,6 +289,6 @@ class _Collector(RawPolicy):
         elif self.random:
             action = 2 * torch.rand(len(obs), self.spec.action_dim) - 1
         else:
-            action = self._explorer.act(obs, self.step)
+            action = self._explorer.act(obs, self.step, self.warming_up)
         self.scaled = action.cpu()
         return action

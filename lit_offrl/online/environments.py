@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from lit_offrl.data import DatasetSpec
 from lit_offrl.data.spaces import flatten_observations
-from lit_offrl.evaluation.environment import make_env, watched
+from lit_offrl.errors import InputError
+from lit_offrl.evaluation.environment import make_env, refuse_not_finite, watched
 from lit_offrl.evaluation.raw_policy import stack_one
 from lit_offrl.rng import stream_seed
 
@@ -107,8 +108,7 @@ class Environments:
         with watched(self._envs[i], done, self._timeout):
             obs, reward, terminated, truncated, _ = self._envs[i].step(action)
             flat = self._flatten(obs)
-            if not np.isfinite(flat).all() or not np.isfinite(float(reward)):
-                raise ValueError("it gave NaN or infinity")
+            refuse_not_finite(float(reward))
         return flat, float(reward), bool(terminated), bool(truncated)
 
     def _reset(self, i: int) -> None:
@@ -124,6 +124,7 @@ class Environments:
 
     def _flatten(self, obs: Any) -> NDArray[np.float32]:
         flat: NDArray[np.float32] = flatten_observations(self._space, stack_one(obs))[0]
+        refuse_not_finite(flat)
         return flat
 
     def abandon(self) -> None:
@@ -151,13 +152,19 @@ class Environments:
 
         Raises:
             EnvironmentFailed: If an environment fails on the way.
+            InputError: If the run had another number of environments.
         """
+        if (saved := len(state["episodes"])) != len(self):
+            raise InputError(
+                f"The run steps {saved} environments side by side, not {len(self)}: resume with "
+                f"`--num_envs {saved}`."
+            )
         self.started = int(state["started"])
         kind = self._envs[0].action_space
         self._episodes = [_Episode(int(e["number"])) for e in state["episodes"]]
-        for i, saved in enumerate(state["episodes"]):
+        for i, episode in enumerate(state["episodes"]):
             self._begin(i)
-            for action in saved["actions"].numpy().astype(kind.dtype):
+            for action in episode["actions"].numpy().astype(kind.dtype):
                 self.obs[i] = self._step(i, action)[0]
                 self._episodes[i].actions.append(action)
         begun = [bool(e.actions) for e in self._episodes]

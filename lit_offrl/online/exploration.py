@@ -68,6 +68,28 @@ class Exploration:
         scaled = Gaussian(base.mean, base.log_std.expand_as(base.mean) + _log(self.sample_scale))
         return TanhGaussian(scaled) if isinstance(policy, TanhGaussian) else scaled
 
+    def refuse_unfit(
+        self, algorithm: OfflineAlgorithm, offline: OfflineAlgorithm, obs: Tensor
+    ) -> None:
+        """Raise InputError if these policies cannot explore so.
+
+        Args:
+            algorithm: What is trained.
+            offline: Policy that was trained offline.
+            obs: Any normalized observation, (1, O).
+        """
+        name = type(algorithm).__name__
+        if hasattr(algorithm, "explore"):
+            if self.kl_budget is not None or self.sample_scale != 1:
+                raise InputError(
+                    f"{name} chooses between two policies: leave `kl_budget` and `sample_scale` "
+                    "out."
+                )
+        elif self.kl_budget is not None:
+            with torch.no_grad():
+                policy, trusted = algorithm.policy(obs), offline.policy(obs)
+            within(self.widened(policy), self.widened(trusted), 0.0)
+
 
 def _log(value: float) -> float:
     return math.log(value) if value > 0 else -math.inf
@@ -88,12 +110,19 @@ class Explorer:
         self.algorithm, self.offline, self.exploration = algorithm, offline, exploration
 
     @torch.no_grad()
-    def act(self, obs: Tensor, step: int) -> Tensor:
-        """Draw actions at normalized obs (B, O): (B, A) in [-1, 1], or indices (B,)."""
-        own = getattr(self.algorithm, "explore", None)
+    def act(self, obs: Tensor, step: int, warming_up: bool = False) -> Tensor:
+        """Draw actions at normalized obs (B, O): (B, A) in [-1, 1], or indices (B,).
+
+        Args:
+            obs: Where to act.
+            step: Environment step, which the budget depends on.
+            warming_up: Whether the policy trained offline acts.
+        """
+        algorithm = self.offline if warming_up else self.algorithm
+        own = getattr(algorithm, "explore", None)
         if own is not None:
             return own(obs)  # type: ignore[no-any-return]
-        policy = self.exploration.widened(self.algorithm.policy(obs))
+        policy = self.exploration.widened(algorithm.policy(obs))
         budget = self.exploration.budget(step)
         if budget < math.inf:
             policy = within(policy, self.exploration.widened(self.offline.policy(obs)), budget)
@@ -113,8 +142,13 @@ def within(policy: Distribution, trusted: Distribution, budget: float) -> Distri
         budget: Nats.
 
     Raises:
-        InputError: If it is of a kind without density.
+        InputError: If they are of different kinds, or of one without density.
     """
+    if type(policy) is not type(trusted):
+        raise InputError(
+            "`kl_budget` needs two policies of one kind, and the offline policy is a "
+            f"{type(trusted).__name__}, not a {type(policy).__name__}: leave it out."
+        )
     if isinstance(policy, Categorical) and isinstance(trusted, Categorical):
         return _categorical_within(policy.log_probs, trusted.log_probs, budget)
     one, other = (p.base if isinstance(p, TanhGaussian) else p for p in (policy, trusted))

@@ -59,7 +59,7 @@ def outcome(
     steps = np.array([step for step, _ in points])
     returns = [value for _, value in points]
     smooth = moving_mean(returns)
-    early = steps - steps[0] <= DIP_WINDOW
+    early = steps <= max(DIP_WINDOW, steps[0])
     bottom = int(np.argmin(np.where(early, smooth, np.inf)))
     lowest = float(smooth[bottom])
     scale = abs(before - random_return) or 1.0

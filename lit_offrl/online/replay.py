@@ -31,11 +31,18 @@ class ReplayBuffer:
     def __init__(self, capacity: int, width: int, folder: Path) -> None:
         if capacity < 1:
             raise InputError(f"`capacity` of the replay buffer must be positive, not {capacity}.")
-        self.rows = torch.empty(capacity, width)  # (capacity, W); untouched pages cost nothing
+        try:
+            self.rows = torch.empty(capacity, width)  # (capacity, W); untouched pages cost nothing
+        except RuntimeError:
+            raise InputError(
+                f"`capacity` {capacity} of the replay buffer does not fit into memory: lower it."
+            ) from None
         self.folder = folder
         self.count = 0
         """Rows added so far."""
         self._saved = 0
+        self._pieces: list[int] = []
+        """First row of each file that the run has written."""
 
     def __len__(self) -> int:
         """Rows that are held."""
@@ -81,14 +88,20 @@ class ReplayBuffer:
         if settled > first:
             np.save(content := io.BytesIO(), self._numbered(first, settled).numpy())
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self.folder / f"rows-{first:012d}.npy", content.getbuffer())
+            write_whole(self._piece(first), content.getbuffer())
             self._saved = settled
+            self._pieces.append(first)
         rest = max(self._saved, self.count - len(self.rows))
         tail = self._numbered(rest, self.count)
-        return {"count": self.count, "capacity": len(self.rows), "tail": tail}
+        return {
+            "count": self.count,
+            "capacity": len(self.rows),
+            "tail": tail,
+            "pieces": list(self._pieces),
+        }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Read back the rows that a checkpoint knew, and remove the files of later ones.
+        """Read back the rows that a checkpoint knew; files of other times are passed over.
 
         Raises:
             InputError: If the settings are others, or a piece is missing or damaged.
@@ -102,12 +115,11 @@ class ReplayBuffer:
             )
         settled = int(state["count"]) - len(tail)
         self.count = max(0, int(state["count"]) - len(self.rows))
-        for piece in sorted(self.folder.glob("rows-*.npy")):
-            first = int(piece.stem.removeprefix("rows-"))
-            if first >= settled:
-                piece.unlink()  # of a time that the checkpoint does not know
-            elif first <= self.count:
-                self.add(torch.from_numpy(_read(piece)[self.count - first : settled - first]))
+        self._pieces = list(state["pieces"])
+        for first in self._pieces:
+            if first <= self.count and self._piece(first).is_file():
+                rows = _read(self._piece(first))[self.count - first : settled - first]
+                self.add(torch.from_numpy(rows))
         if self.count < settled:
             raise InputError(
                 f"Rows from {self.count} on of the replay buffer are missing in {self.folder}: "
@@ -115,6 +127,9 @@ class ReplayBuffer:
             )
         self._saved = settled
         self.add(tail)
+
+    def _piece(self, first: int) -> Path:
+        return self.folder / f"rows-{first:012d}.npy"
 
     def _numbered(self, first: int, end: int) -> Tensor:
         """Rows by number, (end - first, W)."""

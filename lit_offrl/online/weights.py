@@ -29,6 +29,9 @@ def importance(
     if power < 0:
         raise InputError(f"`importance_power` must not be negative, as {power} is.")
 
+    if power == 0:
+        return lambda rows: torch.ones(len(rows))
+
     @torch.no_grad()
     def weight(rows: Tensor) -> Tensor:
         batch = layout.unpack(rows.to(algorithm.device))

@@ -4,6 +4,7 @@ import pytest
 from lightning import Trainer
 
 from lit_offrl.algorithms.iql import IQL
+from lit_offrl.checkpoint import read_checkpoint
 from lit_offrl.errors import EnvironmentFailed, InputError
 from lit_offrl.evaluation import RawPolicy, evaluate
 from lit_offrl.evaluation.diagnosis.divergence import gaussian_kl
@@ -104,6 +105,42 @@ def test_what_was_collected_before_a_failure_is_kept(
     assert resumed.env_steps == 140 and resumed.buffer.count == 140
     # those of the failure were given up after 25 steps each, and two others begun
     assert [episode.step for episode in resumed.episodes.finished] == [110, 110]
+
+
+def test_a_failure_before_anything_was_collected_leaves_the_checkpoint_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    data = make_data(tmp_path)
+    fit(data, make_model(data), OnlineEvaluation(1), FineTuning(1, 8)).save_checkpoint(path)
+    before = path.read_bytes()
+
+    def failing(self: Environments, i: int) -> None:
+        raise EnvironmentFailed("stuck")
+
+    monkeypatch.setattr(Environments, "_begin", failing)
+    resumed = make_data(tmp_path, steps=140)
+    with pytest.raises(EnvironmentFailed, match="stuck"):
+        fit(resumed, make_model(resumed), OnlineEvaluation(1), FineTuning(1, 8), path=path)
+    assert path.read_bytes() == before
+
+
+def test_a_fall_never_goes_back_to_another_run(tmp_path: Path) -> None:
+    safe = tmp_path / "checkpoints" / "safe.ckpt"
+    safe.parent.mkdir(parents=True)
+    safe.write_bytes(b"of another run")
+    data = make_data(tmp_path, steps=400)
+    guard = DipGuard(0.0, window=2)
+    fit(data, make_model(data), guard)
+    assert guard.fallen_to is not None
+    assert read_checkpoint(safe)["global_step"] == 0
+
+
+def test_random_steps_are_no_fall(tmp_path: Path) -> None:
+    data = make_data(tmp_path, steps=70, random_steps=64)
+    guard = DipGuard(0.0, window=1)
+    fit(data, make_model(data), guard)
+    assert guard.fallen_to is None and len(data.episodes.finished) == 2
 
 
 @pytest.mark.parametrize("action", ["stop", "rollback"])

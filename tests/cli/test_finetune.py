@@ -8,6 +8,7 @@ import gymnasium as gym
 import pytest
 import torch
 import yaml
+from gymnasium.envs.classic_control import PendulumEnv
 
 from lit_offrl.checkpoint import load
 from lit_offrl.cli.finetune import main as finetune
@@ -59,7 +60,7 @@ def test_other_modes_run(tune: Tune, tmp_path: Path, mode: str) -> None:
 
 
 def test_modes_have_defaults_of_their_own(tmp_path: Path, checkpoint: Path) -> None:
-    with pytest.raises(ValueError, match="ends the run before its first update at step 5000"):
+    with pytest.raises(ValueError, match="ends the run before its first update at step 5001"):
         finetune([str(checkpoint), "--mode", "rlpd", "--steps", "100"])
 
 
@@ -95,6 +96,26 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     tune: Tune, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     assert message in tune(*arguments).complaint
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_from_the_start_does_not_replace_another(tune: Tune, tmp_path: Path) -> None:
+    assert tune().code == 0
+    before = (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes()
+    for folder in (), ("--run_dir", str(tmp_path / "offline")):
+        assert "holds the checkpoints of another run" in tune(*folder).complaint
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+def test_an_environment_that_cannot_start_is_one_line(
+    tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(self: PendulumEnv, **_: object) -> None:
+        raise RuntimeError("no power")
+
+    monkeypatch.setattr(PendulumEnv, "reset", failing)
+    complaint = tune().complaint
+    assert "no power" in complaint and "is kept" not in complaint
     assert not (tmp_path / "run").exists()
 
 

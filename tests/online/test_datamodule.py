@@ -6,6 +6,7 @@ import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from lit_offrl.algorithms.rlpd import RLPD
 from lit_offrl.errors import InputError
 from lit_offrl.online.datamodule import Collecting
 from lit_offrl.online.exploration import Exploration
@@ -31,7 +32,8 @@ def test_updates_keep_their_ratio_to_steps(utd: float, envs: int, k: int) -> Non
         ({"steps": 0}, "`steps`"),
         ({"utd": 0.0}, "`utd`"),
         ({"warmup_steps": -1}, "`warmup_steps`"),
-        ({"steps": 50, "random_steps": 50}, "before its first update at step 50"),
+        ({"steps": 50, "random_steps": 50}, "before its first update at step 51"),
+        ({"steps": 50, "utd": 0.002}, "before its first update at step 500"),
     ],
 )
 def test_wrong_settings_are_named(settings: dict[str, int], message: str) -> None:
@@ -84,6 +86,29 @@ def test_random_steps_are_uniform_and_the_policy_acts_after_them(tmp_path: Path)
     assert data.offline is not None
     torch.testing.assert_close(batch.action[60:62], data.offline.act(batch.obs[60:62]))
     assert (batch.action[78:80] - data.offline.act(batch.obs[78:80])).abs().max() > 1e-6
+
+
+def test_the_policy_trained_offline_acts_while_the_run_warms_up(tmp_path: Path) -> None:
+    data = make_data(tmp_path, exploration=Exploration(sample_scale=0.0), warmup_steps=40)
+    model = make_model(data)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.5)
+    fit(data, model)
+    batch = data.layout.unpack(data.buffer.rows[:80])
+    assert data.offline is not None
+    torch.testing.assert_close(batch.action[:40], data.offline.act(batch.obs[:40]))
+    assert (batch.action[40:42] - data.offline.act(batch.obs[40:42])).abs().max() > 0.01
+
+
+def test_exploration_that_the_policies_cannot_do_is_refused_before_it_begins(
+    tmp_path: Path,
+) -> None:
+    data = make_data(tmp_path, exploration=Exploration(kl_budget=1.0))
+    model = RLPD(data.obs_dim, data.action_dim, hidden=(8,), critic_hidden=(8,))
+    with pytest.raises(InputError, match="two policies of one kind"):
+        fit(data, model)
+    assert data.env_steps == 0
 
 
 def test_without_the_log_batches_hold_what_was_collected_alone(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lit_offrl.errors import EnvironmentFailed
+from lit_offrl.errors import EnvironmentFailed, InputError
 from lit_offrl.online.environments import Environments, Step
 from tests.online.toys import line_id, line_spec
 
@@ -29,6 +29,17 @@ def test_a_step_keeps_the_true_next_observation_where_an_episode_ends() -> None:
     np.testing.assert_allclose(step.obs[:, 1], [2, 2])
     assert envs.obs[0, 1] == 0 and envs.obs[1, 1] == 3  # the first has begun anew
     assert envs.started == 3
+
+
+def test_nan_at_the_start_of_an_episode_is_a_failure() -> None:
+    with pytest.raises(EnvironmentFailed, match="NaN or infinity"):
+        environments("nan_start")
+
+
+def test_another_number_of_environments_is_refused() -> None:
+    state = environments(count=2).state_dict()
+    with pytest.raises(InputError, match="resume with `--num_envs 2`"):
+        Environments(line_spec(), line_id(), 3, 0).load_state_dict(state)
 
 
 def test_time_limits_are_kept_apart_from_ends() -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lit_offrl.algorithms.bc import BC
+from lit_offrl.algorithms.pex import PEX
 from lit_offrl.errors import InputError
 from lit_offrl.evaluation.diagnosis.divergence import categorical_kl, gaussian_kl
 from lit_offrl.online.exploration import Exploration, Explorer, within
@@ -111,6 +112,27 @@ def test_the_explorer_obeys_the_budget_and_forgets_it_later() -> None:
     assert (bound - of_offline).abs().max() < 0.01
     assert torch.equal(free, own)
     assert (own - of_offline).abs().max() > 0.05
+
+
+def test_policies_of_two_kinds_have_no_budget() -> None:
+    squashed = TanhGaussian(Gaussian(torch.zeros(1, 1), torch.zeros(1, 1)))
+    for one, other in ((squashed, squashed.base), (squashed.base, squashed)):
+        with pytest.raises(InputError, match="two policies of one kind"):
+            within(one, other, 0.0)
+
+
+def test_an_algorithm_that_explores_by_itself_takes_no_budget() -> None:
+    pex, offline, obs = PEX(2, 1), BC(2, 1), torch.zeros(1, 2)
+    for exploration in (Exploration(kl_budget=1.0), Exploration(sample_scale=0.5)):
+        with pytest.raises(InputError, match="PEX chooses between two policies"):
+            exploration.refuse_unfit(pex, offline, obs)
+    Exploration().refuse_unfit(pex, offline, obs)
+
+
+def test_the_offline_policy_explores_while_the_run_warms_up() -> None:
+    pex, offline, obs = PEX(2, 1), BC(2, 1), torch.randn(64, 2)
+    explorer = Explorer(pex, offline, Exploration(sample_scale=0.0))
+    torch.testing.assert_close(explorer.act(obs, 0, warming_up=True), offline.act(obs))
 
 
 @pytest.mark.parametrize(

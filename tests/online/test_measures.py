@@ -22,6 +22,12 @@ def test_a_dip_is_measured_on_the_moving_mean() -> None:
     )
 
 
+def test_a_dip_after_the_first_100_000_steps_does_not_count() -> None:
+    points = [(50_000, 90.0), (100_000, 90.0), (150_000, 0.0)]
+    assert outcome(90.0, points, random_return=0.0).dip == 0
+    assert outcome(90.0, points[2:], random_return=0.0).dip == 1
+
+
 def test_recovery_is_where_the_moving_mean_is_back() -> None:
     returns = [50.0] + [100.0] * 9
     points = [(1000 * (i + 1), value) for i, value in enumerate(returns)]

@@ -83,10 +83,23 @@ def test_a_checkpoint_from_before_forgets_what_came_after(tmp_path: Path) -> Non
     again = ReplayBuffer(8, LAYOUT.width, tmp_path)
     again.load(state)
     assert held(again) == [0, 1, 2, 3]
-    assert [p.name for p in tmp_path.iterdir()] == ["rows-000000000000.npy"]
     again.add(numbered(4, 6))
-    again.save(6)
+    state = again.save(6)
     assert held(again) == [0, 1, 2, 3, 4, 5]
+    third = ReplayBuffer(8, LAYOUT.width, tmp_path)
+    third.load(state)
+    assert held(third) == [0, 1, 2, 3, 4, 5]
+
+
+def test_files_of_another_run_are_passed_over(tmp_path: Path) -> None:
+    other = ReplayBuffer(8, LAYOUT.width, tmp_path)
+    other.add(-numbered(1, 7))
+    other.save(2)
+    other.save(6)
+    state = full(tmp_path, 5).save(5)
+    again = ReplayBuffer(8, LAYOUT.width, tmp_path)
+    again.load(state)
+    assert held(again) == [0, 1, 2, 3, 4]
 
 
 def test_a_missing_or_damaged_piece_is_named(tmp_path: Path) -> None:
@@ -112,3 +125,5 @@ def test_another_capacity_is_refused(tmp_path: Path) -> None:
         ReplayBuffer(9, LAYOUT.width, tmp_path).load(state)
     with pytest.raises(InputError, match="must be positive"):
         ReplayBuffer(0, 6, tmp_path)
+    with pytest.raises(InputError, match="does not fit into memory"):
+        ReplayBuffer(10**14, 6, tmp_path)

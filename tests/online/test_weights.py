@@ -3,6 +3,7 @@ import torch
 from torch import Tensor
 
 from lit_offrl.algorithms.bc import BC
+from lit_offrl.algorithms.discrete_iql import DiscreteIQL
 from lit_offrl.algorithms.td3_bc import TD3BC
 from lit_offrl.batch import Layout
 from lit_offrl.errors import InputError
@@ -38,8 +39,14 @@ def test_weights_are_capped_powers_of_the_ratio(power: float) -> None:
     batch = LAYOUT.unpack(rows())
     ratio = (log_prob(policy.policy(batch.obs), batch.action) + 2.0).exp().detach()
     torch.testing.assert_close(weight, ratio.pow(power).clamp(max=1).float())
+
     if power:
         assert (weight == 1).any() and (weight < 0.9).any()
+
+
+def test_no_power_weights_all_rows_the_same_even_of_a_greedy_policy() -> None:
+    weight = importance(DiscreteIQL(3, 2), Fixed(-2.0), LAYOUT, 0.0)(rows())
+    assert (weight == 1).all() and weight.shape == (200,)
 
 
 def test_a_policy_without_density_is_refused() -> None:

@@ -20,7 +20,8 @@ class Line(gym.Env[Any, Any]):
 
     Args:
         fault: ``raise``, ``nan``, ``nan_reward`` or ``hang`` at step ``at`` of the first episode
-            that gets there, or ``drift``: another start at each reset, whatever the seed.
+            that gets there, ``nan_start``, or ``drift``: another start at each reset, whatever the
+            seed.
         at: See ``fault``.
     """
 
@@ -35,6 +36,8 @@ class Line(gym.Env[Any, Any]):
         super().reset(seed=seed)
         Line.resets += 1
         self.x = float(self.np_random.uniform(-1, 1))
+        if self.fault == "nan_start":
+            self.x = float("nan")
         if self.fault == "drift":
             self.x += 1e-3 * Line.resets
         self.t = 0
