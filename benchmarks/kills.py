@@ -30,10 +30,10 @@ DATA = {
     "DiscreteBCQ": CARTPOLE,
 }
 FINETUNED = {
-    "IQL": ("--num_envs", "2"),
-    "CalQL": ("--offline_fraction", "0.25", "--model.policy_lr", "1e-3"),
-    "TD3BC": ("--utd", "0.5", "--warmup_steps", "40", "--kl_budget", "1"),
-    "DiscreteCQL": ("--utd", "2", "--num_envs", "3", "--final_fraction", "0"),
+    "IQL": "--num_envs 2",
+    "CalQL": "--offline_fraction 0.25 --model.policy_lr 1e-3",
+    "TD3BC": "--utd 0.5 --warmup_steps 40 --kl_budget 1",
+    "DiscreteCQL": "--utd 2 --num_envs 3 --offline_fraction 1 --final_fraction 0",
 }
 """Algorithm -> options with which it is fine-tuned."""
 SHORT = "--steps 400 --eval_every 40 --eval_episodes 1 --before_episodes 2 --batch_size 32"
@@ -74,7 +74,7 @@ def _finetuned(model: str, place: Path, options: list[str]) -> Whole:
     given = {"data.dataset_id": CARTPOLE if model.startswith("Discrete") else PENDULUM}
     run_whole(model, {**given, "trainer.max_steps": 24, "diagnostics": "false"}, offline)
     checkpoint = offline / "checkpoints" / "last.ckpt"
-    arguments = (*FINETUNED[model], *SHORT.split(), "--progress", "false", *options)
+    arguments = (*FINETUNED[model].split(), *SHORT.split(), "--progress", "false", *options)
     return run_verb(("finetune", str(checkpoint), *arguments), place / model)
 
 
