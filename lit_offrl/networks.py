@@ -20,6 +20,7 @@ from lit_offrl.ensembles import (
     one_column,
     with_norm,
 )
+from lit_offrl.ranges import check_widths
 
 CPU_ROWS = 2048
 """Rows whose activations stay in a CPU's cache."""
@@ -41,6 +42,7 @@ class MLP(nn.Sequential):
     """ReLU network (..., n_in) to (..., n_out), with optional dropout after each hidden layer."""
 
     def __init__(self, n_in: int, hidden: Sequence[int], n_out: int, dropout: float = 0.0) -> None:
+        check_widths(hidden)
         layers: list[nn.Module] = []
         for width in hidden:
             layers += [nn.Linear(n_in, width), nn.ReLU()]
@@ -93,6 +95,7 @@ class QNetwork(nn.Module):
         relu_first: bool = False,
     ) -> None:
         super().__init__()
+        check_widths(hidden, least=1)
         self.encoder, n_in = encoder_of(obs_dim)
         fan_in = n_in + action_dim
         self.obs_layer = EnsembleLinear(n_critics, n_in, hidden[0], fan_in=fan_in)
@@ -170,6 +173,7 @@ class DiscreteQNetwork(nn.Module):
         n_quantiles: int = 1,
     ) -> None:
         super().__init__()
+        check_widths(hidden)
         self.n_actions, self.n_quantiles = n_actions, n_quantiles
         self.encoder, n_in = encoder_of(obs_dim)
         self.net = EnsembleMLP(n_critics, n_in, hidden, n_actions * n_quantiles)

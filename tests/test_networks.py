@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_offrl.ensembles import EnsembleLinear, EnsembleMLP
+from lit_offrl.errors import InputError
 from lit_offrl.networks import (
     MLP,
     DiscreteQNetwork,
@@ -152,3 +153,10 @@ def test_layer_norms_are_the_same_one_by_one_and_at_once(relu_first: bool, actio
     other = QNetwork(3, 2, (8, 7), 4, layer_norm=True, relu_first=not relu_first).double()
     other.load_state_dict(net.state_dict())
     assert (other(obs, action) - one).abs().max() > 1e-3
+
+
+def test_only_critics_of_box_actions_need_a_hidden_layer() -> None:
+    assert MLP(OBS, (), 3)(torch.ones(B, OBS)).shape == (B, 3)
+    assert DiscreteQNetwork(OBS, 3, (), N)(torch.ones(B, OBS)).shape == (N, B, 3)
+    with pytest.raises(InputError, match=r"at least one layer of width 1 or more, not \(\)"):
+        QNetwork(OBS, A, (), N)

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from lit_offrl.algorithms.base import OfflineAlgorithm
 from lit_offrl.batch import Batch
-from lit_offrl.errors import InputError
 from lit_offrl.losses import awr_metrics, awr_weight, ensemble_mse
 from lit_offrl.networks import QNetwork
 from lit_offrl.policies import Gaussian, GaussianPolicy
+from lit_offrl.ranges import check_arguments
 from lit_offrl.targets import polyak_update, target_copy, td_target
 
 MAX_LOGIT = 80.0  # exp of more overflows float32
@@ -55,8 +55,7 @@ class AWAC(OfflineAlgorithm):
     ) -> None:
         super().__init__(discount)
         self.save_hyperparameters()
-        if awr_temperature <= 0:
-            raise InputError(f"`awr_temperature` must be positive, not {awr_temperature}.")
+        check_arguments(self.hparams)
         self.awr_temperature, self.normalize, self.polyak = awr_temperature, normalize, polyak
         self.q = QNetwork(obs_dim, action_dim, hidden, n_critics)
         self.policy = GaussianPolicy(obs_dim, action_dim, hidden)

@@ -12,6 +12,7 @@ from lit_offrl.algorithms.update_path import UpdatePath
 from lit_offrl.batch import Batch
 from lit_offrl.errors import InputError, NotApplicableError
 from lit_offrl.policies import Distribution
+from lit_offrl.ranges import within
 from lit_offrl.targets import td_target
 
 
@@ -41,8 +42,7 @@ class OfflineAlgorithm(UpdatePath):
 
     def __init__(self, discount: float = 0.99) -> None:
         super().__init__()
-        if not 0 <= discount <= 1:
-            raise InputError(f"`discount` must lie in [0, 1], not {discount}.")
+        within("[0, 1]", discount=discount)
         self.automatic_optimization = False
         self.discount = discount
         self._log_every = 1

@@ -14,6 +14,7 @@ from lit_offrl.policies import (
     GaussianPolicy,
     TanhGaussianPolicy,
 )
+from lit_offrl.ranges import check_arguments
 
 PolicyKind = Literal["gaussian", "tanh_gaussian", "deterministic", "categorical"]
 
@@ -54,6 +55,7 @@ class BC(OfflineAlgorithm):
     ) -> None:
         super().__init__(discount)
         self.save_hyperparameters()
+        check_arguments(self.hparams)
         seen = observed(obs_dim, images, encoder)
         self.actions = "discrete" if policy == "categorical" else "box"
         self.hint = f"BC with `policy` {'gaussian' if policy == 'categorical' else 'categorical'}"

@@ -9,6 +9,7 @@ from lit_offrl.batch import Batch
 from lit_offrl.losses import ensemble_mse
 from lit_offrl.networks import MLP, QNetwork
 from lit_offrl.policies import Deterministic, Distribution
+from lit_offrl.ranges import check_arguments
 from lit_offrl.targets import polyak_update, target_copy, td_target
 
 
@@ -108,6 +109,7 @@ class BCQ(OfflineAlgorithm):
     ) -> None:
         super().__init__(discount)
         self.save_hyperparameters()
+        check_arguments(self.hparams)
         self.clipped_weight, self.kl_weight = clipped_weight, kl_weight
         self.n_actions, self.n_candidates = n_actions, n_candidates
         self.polyak = polyak

@@ -12,6 +12,7 @@ from lit_offrl.errors import InputError
 from lit_offrl.losses import ensemble_mse, prior_weight
 from lit_offrl.networks import QNetwork, Scalar, orthogonal_
 from lit_offrl.policies import ACTION_BOUND, TanhGaussian, TanhGaussianPolicy
+from lit_offrl.ranges import check_arguments
 from lit_offrl.targets import polyak_update, target_copy, td_target
 
 
@@ -93,8 +94,9 @@ class CQL(OfflineAlgorithm):
     ) -> None:
         super().__init__(discount)
         self.save_hyperparameters()
-        if n_actions < 1:
-            raise InputError(f"`n_actions` must be at least 1, not {n_actions}.")
+        check_arguments(self.hparams)
+        if not gap_clip[0] < gap_clip[1]:
+            raise InputError(f"`gap_clip` must hold a lower and a higher number, not {gap_clip}.")
         self.cql_alpha, self.n_actions, self.temperature = cql_alpha, n_actions, temperature
         self.gap_clip, self.lagrange_gap = gap_clip, lagrange_gap
         self.max_target_backup, self.polyak = max_target_backup, polyak

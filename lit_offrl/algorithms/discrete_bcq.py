@@ -6,10 +6,10 @@ from torch import Tensor
 from lit_offrl.algorithms.base import OfflineAlgorithm
 from lit_offrl.batch import Batch
 from lit_offrl.encoders import EncoderName, Image, observed
-from lit_offrl.errors import InputError
 from lit_offrl.losses import ensemble_huber
 from lit_offrl.networks import DiscreteQNetwork
 from lit_offrl.policies import Categorical, CategoricalPolicy, Distribution, Greedy
+from lit_offrl.ranges import check_arguments
 from lit_offrl.targets import double_q_action, polyak_update, take_action, target_copy, td_target
 
 
@@ -68,9 +68,8 @@ class DiscreteBCQ(OfflineAlgorithm):
     ) -> None:
         super().__init__(discount)
         self.save_hyperparameters()
+        check_arguments(self.hparams)
         seen = observed(obs_dim, images, encoder)
-        if not 0 <= bcq_threshold <= 1:
-            raise InputError(f"`bcq_threshold` must lie in [0, 1], not {bcq_threshold}.")
         self.n_actions = action_dim
         self.bcq_threshold, self.logit_penalty = bcq_threshold, logit_penalty
         self.polyak, self.target_period = polyak, target_period

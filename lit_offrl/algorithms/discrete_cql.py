@@ -11,6 +11,7 @@ from lit_offrl.encoders import EncoderName, Image, observed
 from lit_offrl.losses import prior_weight, quantile_td_loss
 from lit_offrl.networks import DiscreteQNetwork
 from lit_offrl.policies import CategoricalPolicy, Distribution, Greedy
+from lit_offrl.ranges import check_arguments
 from lit_offrl.targets import (
     double_q_action,
     polyak_update,
@@ -75,6 +76,7 @@ class DiscreteCQL(OfflineAlgorithm):
     ) -> None:
         super().__init__(discount)
         self.save_hyperparameters()
+        check_arguments(self.hparams)
         seen = observed(obs_dim, images, encoder)
         self.n_actions, self.cql_alpha = action_dim, cql_alpha
         self.backup, self.double_dqn = backup, double

@@ -9,6 +9,7 @@ from lit_offrl.encoders import EncoderName, Image, observed
 from lit_offrl.losses import ensemble_huber
 from lit_offrl.networks import DiscreteQNetwork
 from lit_offrl.policies import Distribution, Greedy
+from lit_offrl.ranges import check_arguments
 from lit_offrl.targets import double_q_action, polyak_update, take_action, target_copy, td_target
 
 
@@ -53,6 +54,7 @@ class DQN(OfflineAlgorithm):
     ) -> None:
         super().__init__(discount)
         self.save_hyperparameters()
+        check_arguments(self.hparams)
         seen = observed(obs_dim, images, encoder)
         self.n_actions, self.double_dqn = action_dim, double
         self.polyak, self.target_period = polyak, target_period

@@ -9,6 +9,7 @@ from lit_offrl.encoders import EncoderName, Image, observed
 from lit_offrl.losses import awr_metrics, awr_weight, ensemble_mse, expectile_loss
 from lit_offrl.networks import QNetwork, ValueNetwork
 from lit_offrl.policies import DeterministicPolicy, GaussianPolicy
+from lit_offrl.ranges import check_arguments
 from lit_offrl.targets import polyak_update, target_copy, td_target
 
 
@@ -61,6 +62,7 @@ class IQL(OfflineAlgorithm):
     ) -> None:
         super().__init__(discount)
         self.save_hyperparameters()
+        check_arguments(self.hparams)
         seen = observed(obs_dim, images, encoder)
         self.expectile, self.inverse_temperature = expectile, inverse_temperature
         self.polyak = polyak

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lit_offrl.algorithms.iql import IQL
+from lit_offrl.ranges import check_arguments
 from lit_offrl.targets import target_copy
 
 
@@ -32,6 +33,7 @@ class PEX(IQL):
     ) -> None:
         super().__init__(obs_dim, action_dim, **iql)
         self.save_hyperparameters()
+        check_arguments(self.hparams)
         self.choice_inverse_temperature = choice_inverse_temperature
         self.offline_policy = target_copy(self.policy)
 

@@ -5,10 +5,10 @@ from torch import Tensor
 
 from lit_offrl.algorithms.base import OfflineAlgorithm
 from lit_offrl.batch import Batch
-from lit_offrl.errors import InputError
 from lit_offrl.losses import ensemble_mse
 from lit_offrl.networks import QNetwork
 from lit_offrl.policies import Deterministic, DeterministicPolicy
+from lit_offrl.ranges import check_arguments
 from lit_offrl.targets import polyak_update, target_copy, td_target
 
 
@@ -65,8 +65,7 @@ class ReBRAC(OfflineAlgorithm):
     ) -> None:
         super().__init__(discount)
         self.save_hyperparameters()
-        if min(policy_penalty, critic_penalty) < 0 or policy_delay < 1:
-            raise InputError("ReBRAC: penalties must not be negative, and `policy_delay` positive.")
+        check_arguments(self.hparams)
         self.policy_penalty, self.critic_penalty = policy_penalty, critic_penalty
         self.policy_noise, self.noise_clip = policy_noise, noise_clip
         self.policy_delay, self.polyak = policy_delay, polyak

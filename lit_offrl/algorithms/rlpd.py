@@ -5,10 +5,10 @@ from torch import Tensor
 
 from lit_offrl.algorithms.base import OfflineAlgorithm
 from lit_offrl.batch import Batch
-from lit_offrl.errors import InputError
 from lit_offrl.losses import ensemble_mse
 from lit_offrl.networks import QNetwork, Scalar
 from lit_offrl.policies import TanhGaussian, TanhGaussianPolicy
+from lit_offrl.ranges import check_arguments, within
 from lit_offrl.targets import polyak_update, target_copy, td_target
 
 
@@ -63,12 +63,8 @@ class RLPD(OfflineAlgorithm):
     ) -> None:
         super().__init__(discount)
         self.save_hyperparameters()
-        if not 1 <= n_target_critics <= n_critics:
-            raise InputError(
-                f"`n_target_critics` must lie in [1, {n_critics}], not {n_target_critics}."
-            )
-        if policy_period < 1:
-            raise InputError(f"`policy_period` must be at least 1, not {policy_period}.")
+        check_arguments(self.hparams)
+        within(f"[1, {n_critics}]", n_target_critics=n_target_critics)
         self.n_critics, self.n_target_critics = n_critics, n_target_critics
         self.entropy_backup, self.policy_period, self.polyak = entropy_backup, policy_period, polyak
         self.target_entropy = -action_dim / 2 if target_entropy is None else target_entropy

@@ -8,6 +8,7 @@ from lit_offrl.batch import Batch
 from lit_offrl.losses import ensemble_mse
 from lit_offrl.networks import QNetwork
 from lit_offrl.policies import Deterministic, DeterministicPolicy
+from lit_offrl.ranges import check_arguments
 from lit_offrl.targets import polyak_update, target_copy, td_target
 
 
@@ -52,6 +53,7 @@ class TD3BC(OfflineAlgorithm):
     ) -> None:
         super().__init__(discount)
         self.save_hyperparameters()
+        check_arguments(self.hparams)
         self.bc_alpha, self.policy_delay = bc_alpha, policy_delay
         self.policy_noise, self.noise_clip = policy_noise, noise_clip
         self.polyak = polyak

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ import torch.distributed as dist
 from lightning import Trainer
 from torch import Tensor, nn
 
+from lit_offrl import algorithms
 from lit_offrl.algorithms import (
     BC,
     BCQ,
@@ -24,6 +25,7 @@ from lit_offrl.algorithms import (
     OfflineAlgorithm,
     update_path,
 )
+from lit_offrl.algorithms.pex import PEX
 from lit_offrl.batch import Batch, Layout
 from lit_offrl.errors import InputError, NotApplicableError
 from lit_offrl.rng import stream_seed
@@ -372,15 +374,60 @@ def test_a_cosine_schedule_needs_the_number_of_updates() -> None:
     setup_with(BOX["IQL"](cosine_schedule=False), max_steps=-1)
 
 
-@pytest.mark.parametrize("discount", [-0.1, 1.1])
-def test_a_discount_outside_zero_to_one_is_refused(discount: float) -> None:
-    with pytest.raises(InputError, match="discount"):
-        BOX["IQL"](discount=discount)
+INTERVALS = {
+    "[0, 1)": "dropout",
+    "(0, 1)": "expectile",
+    "(0, 1]": "min_weight polyak",
+    "[0, 1]": "bcq_threshold clipped_weight discount",
+    "(0, inf)": "adam_eps awr_temperature lr policy_lr q_lr temperature",
+    "[0, inf)": "bc_alpha choice_inverse_temperature cql_alpha critic_penalty inverse_temperature "
+    "kl_weight logit_penalty max_perturbation policy_noise policy_penalty regularizer_weight",
+    "[0, inf]": "noise_clip",
+    "[1, inf)": "n_actions n_candidates n_critics n_quantiles policy_delay policy_period "
+    "target_period",
+    "[1, 10]": "n_target_critics",
+    "(-inf, inf)": "lagrange_gap target_entropy",
+}
+"""Where the arguments of algorithms must lie."""
+KINDS = [getattr(algorithms, n) for n in algorithms.__all__ if n != "OfflineAlgorithm"] + [PEX]
 
 
-def test_a_learning_rate_must_be_positive() -> None:
+def arguments(*hints: Any) -> list[Any]:
+    """Each algorithm with each of its arguments of these types."""
+    return [
+        pytest.param(kind, name, id=f"{kind.__name__} {name}")
+        for kind in KINDS
+        for name, hint in get_type_hints(kind.__init__).items()
+        if hint in hints and name not in ("obs_dim", "action_dim")
+    ]
+
+
+@pytest.mark.parametrize(("kind", "name"), arguments(int, float, float | None))
+def test_a_number_out_of_its_range_is_refused(
+    kind: Callable[..., OfflineAlgorithm], name: str
+) -> None:
+    (interval,) = (interval for interval, names in INTERVALS.items() if name in names.split())
+    low, high = map(float, interval[1:-1].split(","))
+    outside = [math.nan, low if interval.startswith("(") else low - 1]
+    outside += [high if interval.endswith(")") else high + 1] * (interval != "[0, inf]")
+    for value in outside:
+        with pytest.raises(InputError) as error:
+            kind(OBS_DIM, ACTION_DIM, **{name: value})
+        assert str(error.value) == f"`{name}` must lie in {interval}, not {value}."
+
+
+@pytest.mark.parametrize(("kind", "name"), arguments(tuple[int, ...]))
+def test_hidden_layers_without_units_are_refused(
+    kind: Callable[..., OfflineAlgorithm], name: str
+) -> None:
+    for hidden in ((0,), (8, -1)):
+        with pytest.raises(InputError, match="of width 1 or more"):
+            kind(OBS_DIM, ACTION_DIM, **{name: hidden})
+
+
+def test_a_learning_rate_of_ones_own_algorithm_must_be_positive() -> None:
     with pytest.raises(InputError, match="positive"):
-        BOX["IQL"](lr=0.0)
+        BOX["IQL"]().optimize(nn.Linear(1, 1), 0.0)
 
 
 def checkpoint_of(algorithm: OfflineAlgorithm) -> dict[str, Any]:

@@ -279,9 +279,10 @@ def test_the_networks_start_orthogonal_on_request() -> None:
             close(snapshot(algorithm.target_q)[name], value, name, rtol=0)
 
 
-def test_at_least_one_action_is_drawn() -> None:
-    with pytest.raises(InputError, match="n_actions"):
-        CQL(OBS_DIM, ACTION_DIM, n_actions=0)
+@pytest.mark.parametrize("bounds", [(1.0, 1.0), (2.0, 1.0), (math.nan, 1.0)])
+def test_the_bounds_of_the_gap_are_in_order(bounds: tuple[float, float]) -> None:
+    with pytest.raises(InputError, match="`gap_clip` must hold a lower and a higher"):
+        CQL(OBS_DIM, ACTION_DIM, gap_clip=bounds)
 
 
 @pytest.mark.parametrize(("terminated", "value"), [(False, 2), (True, 1)])

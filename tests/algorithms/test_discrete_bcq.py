@@ -9,7 +9,6 @@ from torch import Tensor
 from lit_offrl.algorithms.discrete_bcq import DiscreteBCQ, in_support
 from lit_offrl.algorithms.dqn import DQN
 from lit_offrl.batch import Batch
-from lit_offrl.errors import InputError
 from lit_offrl.policies import Categorical, Greedy
 from tests.algorithms.discrete_reference import (
     assert_only_termination_cuts_the_bootstrap,
@@ -119,7 +118,8 @@ def test_the_mask_binds_and_differs_from_an_absolute_one_in_the_parity_test() ->
 
 
 def test_each_loss_moves_only_its_own_network() -> None:
-    algorithm = bcq(polyak=0.0)
+    algorithm = bcq()
+    algorithm.polyak = 0.0
     before = snapshot(algorithm)
     run_updates(algorithm, batches(1))
     assert moved(before, snapshot(algorithm)) == {"q", "behavior"}
@@ -196,12 +196,6 @@ def test_a_masked_action_is_never_taken_however_good_its_value() -> None:
     last_bias(algorithm.q)[..., 2] = 1000.0
     assert (algorithm.action_values(obs).amin(0).argmax(-1) == 2).all()
     assert (algorithm.act(obs) != 2).all()
-
-
-@pytest.mark.parametrize("threshold", [-0.1, 1.1])
-def test_a_threshold_outside_zero_to_one_is_refused(threshold: float) -> None:
-    with pytest.raises(InputError, match="bcq_threshold"):
-        bcq(bcq_threshold=threshold)
 
 
 def test_the_policy_is_greedy_on_the_minimum_over_critics_within_the_support() -> None:

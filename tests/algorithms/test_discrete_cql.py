@@ -173,7 +173,8 @@ def test_with_a_period_of_three_the_target_is_copied_at_the_third_and_sixth_upda
 
 
 def test_minimizing_moves_only_q_and_the_behavior_policy_only_itself() -> None:
-    algorithm = cql(polyak=0.0, penalty_prior="behavior")
+    algorithm = cql(penalty_prior="behavior")
+    algorithm.polyak = 0.0
     before = snapshot(algorithm)
     run_updates(algorithm, batches(1))
     assert moved(before, snapshot(algorithm)) == {"q", "behavior"}

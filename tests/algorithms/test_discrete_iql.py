@@ -105,7 +105,8 @@ def test_weights_above_and_below_the_clip_occur_in_the_parity_test() -> None:
 
 
 def test_each_loss_moves_only_its_own_network() -> None:
-    algorithm = iql(polyak=0.0)
+    algorithm = iql()
+    algorithm.polyak = 0.0
     losses = losses_of_update(algorithm, batches(1)[0])
     assert set(losses) == {algorithm.v, algorithm.q, algorithm.policy}
     for net, loss in losses.items():
@@ -117,7 +118,8 @@ def test_each_loss_moves_only_its_own_network() -> None:
 
 
 def test_minimizing_leaves_the_target_critic_alone() -> None:
-    algorithm = iql(polyak=0.0)
+    algorithm = iql()
+    algorithm.polyak = 0.0
     before = snapshot(algorithm)
     run_updates(algorithm, batches(1))
     assert moved(before, snapshot(algorithm)) == {"v", "q", "policy"}

@@ -120,7 +120,8 @@ def test_double_and_plain_targets_differ_in_the_parity_test() -> None:
 
 
 def test_minimizing_moves_only_q() -> None:
-    algorithm = dqn(polyak=0.0)
+    algorithm = dqn()
+    algorithm.polyak = 0.0
     before = snapshot(algorithm)
     run_updates(algorithm, batches(1))
     assert moved(before, snapshot(algorithm)) == {"q"}

@@ -159,7 +159,6 @@ def test_truncated_episodes_bootstrap_as_if_they_went_on(terminated: bool, value
     [
         ({"n_target_critics": 0}, "n_target_critics"),
         ({"n_target_critics": 11}, r"\[1, 10\]"),
-        ({"policy_period": 0}, "policy_period"),
     ],
 )
 def test_wrong_settings_are_named(options: dict[str, int], message: str) -> None:

@@ -187,7 +187,7 @@ def test_a_wrong_command_is_answered_with_what_is_wrong(
     ],
 )
 def test_a_value_out_of_range_is_refused(fit: Fit, option: str, value: Any) -> None:
-    words = {"model.lr": "learning rate", "evaluation.num_envs": "OnlineEvaluation"}
+    words = {"evaluation.num_envs": "OnlineEvaluation"}
     assert words.get(option, option.rpartition(".")[2]) in fit(**{option: value}).complaint
 
 

@@ -39,7 +39,7 @@ _add(
         "polyak_update(self.q, self.target_q, self.polyak)",
         "pass",
     ),
-    ("λ of 0 accepted", "if awr_temperature <= 0:", "if awr_temperature < 0:"),
+    ("λ of 0 accepted", "check_arguments(self.hparams)", "pass"),
 )
 _add(
     "rebrac",
