@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
+from lit_offrl.errors import InputError
 from lit_offrl.files import write_whole
 
 
@@ -60,9 +61,15 @@ class KeepLogs(Callback):
 
     def _cut(self, logger: CSVLogger) -> None:
         path = Path(logger.log_dir) / ExperimentWriter.NAME_METRICS_FILE
-        names, rows = _read_rows(path)
+        try:
+            names, rows = _read_rows(path)
+            rows = [row for row in rows if int(row["step"]) <= self.update]
+        except (KeyError, TypeError, ValueError, csv.Error):
+            raise InputError(
+                f"{path} is no log of a run, with whole numbers in `step`: remove it to go on."
+            ) from None
         writer: Any = logger.experiment  # Lightning's own removes the file
-        if rows := [row for row in rows if int(row["step"]) <= self.update]:
+        if rows:
             _write_rows(path, names, rows)
             writer.metrics_keys = list(names)
         else:
@@ -74,7 +81,8 @@ def _read_rows(path: Path) -> tuple[Sequence[str], list[dict[str, str]]]:
     if not path.is_file():
         return [], []
     with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(line for line in file if line.endswith("\n"))
+        lines = (line for line in file if line.endswith("\n"))
+        reader = csv.DictReader(lines, restkey="step")  # of a row too long, which is no number
         return reader.fieldnames or [], list(reader)
 
 

@@ -3,9 +3,11 @@
 import csv
 from pathlib import Path
 
+import pytest
 from lightning.pytorch.loggers import CSVLogger
 
 from lit_offrl.cli.logs import KeepLogs, MetricsLogger
+from lit_offrl.errors import InputError
 from tests.faults import Killed, killed_at
 
 
@@ -84,3 +86,13 @@ def test_a_run_that_goes_on_in_the_same_place_keeps_what_the_checkpoint_knew(
             log(logger, 30, c=2.0)
             assert [row["step"] for row in rows(tmp_path)] == [*kept, "30"]
             (tmp_path / "metrics.csv").unlink()
+
+
+@pytest.mark.parametrize(
+    "junk", [b"a,b\n1,2\n", b"step\nx\n", b"a,step\n1\n", b"step,a\n1,2,3\n", b"step\n\xff\n"]
+)
+def test_a_file_that_is_no_log_is_refused_and_left_alone(tmp_path: Path, junk: bytes) -> None:
+    (tmp_path / "metrics.csv").write_bytes(junk)
+    with pytest.raises(InputError, match=r"metrics\.csv is no log of a run, with whole numbers in"):
+        KeepLogs(1)._cut(MetricsLogger(tmp_path, name="", version=""))
+    assert (tmp_path / "metrics.csv").read_bytes() == junk
