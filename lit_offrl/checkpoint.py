@@ -16,6 +16,19 @@ from lit_offrl.evaluation import RawPolicy
 from lit_offrl.evaluation.finding import Finding
 from lit_offrl.scaling import Scaling
 
+RESUMED: dict[str, type] = {
+    "algorithm": dict,
+    "callbacks": dict,
+    "epoch": int,
+    "global_step": int,
+    "loops": dict,
+    "lr_schedulers": list,
+    "optimizer_states": list,
+    "pytorch-lightning_version": str,
+    "state_dict": dict,
+}
+"""What training needs of a checkpoint to go on."""
+
 
 class TrainingInfo(NamedTuple):
     """How a checkpoint came about.
@@ -85,10 +98,7 @@ def load(path: str | Path) -> LoadedPolicy:
         )
         state = checkpoint["state_dict"]
     except (KeyError, TypeError, ValueError):
-        raise InputError(
-            f"`{path}` is not a checkpoint of lit_offrl, or of another version of it: give one "
-            "that `lit-offrl fit` left, whose training had an OfflineDataModule."
-        ) from None
+        raise _foreign(path) from None
     algorithm = _build(_find_class(str(class_path)), checkpoint)
     algorithm.on_load_checkpoint(checkpoint)
     algorithm.load_state_dict(state)
@@ -119,6 +129,25 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint if isinstance(checkpoint, dict) else {}
 
 
+def updates_behind(path: Path) -> int:
+    """Read after how many updates a checkpoint was left, from which training can go on.
+
+    Raises:
+        InputError: If the file is missing, damaged or not a checkpoint of lit_offrl.
+    """
+    checkpoint = read_checkpoint(path)
+    if not all(isinstance(checkpoint.get(name), kind) for name, kind in RESUMED.items()):
+        raise _foreign(path)
+    return int(checkpoint["global_step"])
+
+
+def _foreign(path: str | Path) -> InputError:
+    return InputError(
+        f"`{path}` is not a checkpoint of lit_offrl, or of another version of it: give one "
+        "that `lit-offrl fit` left, whose training had an OfflineDataModule."
+    )
+
+
 def latest_checkpoint(folder: Path) -> Path | None:
     """Find the latest whole checkpoint that a run left, or None if it left none.
 
@@ -129,10 +158,12 @@ def latest_checkpoint(folder: Path) -> Path | None:
         ``last.ckpt``, or ``previous.ckpt`` where that is missing or damaged.
 
     Raises:
-        InputError: If neither can be read.
+        InputError: If neither can be read, or a folder is in their place.
     """
-    paths = [path for path in (folder / LAST, folder / PREVIOUS) if path.is_file()]
+    paths = [path for path in (folder / LAST, folder / PREVIOUS) if path.exists()]
     for path in paths:
+        if path.is_dir():
+            raise InputError(f"`{path}` is a folder: remove it, a checkpoint belongs there.")
         with contextlib.suppress(InputError):
             read_checkpoint(path)
             return path

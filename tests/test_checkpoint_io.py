@@ -167,3 +167,14 @@ def test_without_a_last_the_one_before_is_the_latest(tmp_path: Path) -> None:
     save(tmp_path, 2)
     (tmp_path / "last.ckpt").unlink()
     assert latest_checkpoint(tmp_path) == tmp_path / "previous.ckpt"
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_folder_in_the_place_of_a_checkpoint_is_refused(tmp_path: Path, before: bool) -> None:
+    if before:
+        save(tmp_path, 1)
+        save(tmp_path, 2)
+        (tmp_path / "last.ckpt").unlink()
+    (tmp_path / "last.ckpt").mkdir()
+    with pytest.raises(InputError, match=r"last\.ckpt` is a folder: remove it"):
+        latest_checkpoint(tmp_path)
