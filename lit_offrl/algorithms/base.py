@@ -83,8 +83,7 @@ class OfflineAlgorithm(UpdatePath):
                     f"{type(self).__name__} takes no images, which the observations of "
                     f"`{spec.dataset_id}` hold: use BC, IQL or an algorithm for discrete actions."
                 )
-        if str(self.trainer.precision).startswith("16"):
-            raise InputError("Set `trainer.precision` to bf16-mixed: Q-values overflow fp16.")
+        check_precision(self.trainer.precision)
         if self.trainer.precision == "64-true":
             self.double()  # Lightning does so too, but after it has put a checkpoint's weights in
 
@@ -163,6 +162,11 @@ class OfflineAlgorithm(UpdatePath):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another algorithm's or another shape's checkpoint; take over the seed."""
         saved, name = checkpoint.get("algorithm", {}), class_path(self)
+        if seeds := saved.get("seeds"):
+            raise InputError(
+                f"The checkpoint holds {len(seeds)} seeds: set `--seeds` to {len(seeds)} and "
+                f"`--seed_everything` to {seeds[0]}, or give one of seed-*/checkpoints/."
+            )
         if saved.get("class_path") != name:
             raise InputError(
                 f"The checkpoint holds {saved.get('class_path', 'another model')}, not {name}: "
@@ -177,6 +181,14 @@ class OfflineAlgorithm(UpdatePath):
                     "Use the dataset, options and network sizes it was made with."
                 )
         self.seed = saved["seed"]
+
+
+def check_precision(precision: object) -> None:
+    """Refuse a Trainer's precision that Q-values, or small steps of weights, do not survive."""
+    named = str(precision)
+    if named.startswith(("16", "bf16-true")):
+        why = "Q-values overflow fp16" if named.startswith("16") else "weights lose small steps"
+        raise InputError(f"Set `trainer.precision` to bf16-mixed, not {named}: {why}.")
 
 
 def class_path(algorithm: OfflineAlgorithm) -> str:

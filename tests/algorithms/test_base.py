@@ -26,6 +26,7 @@ from lit_offrl.algorithms import (
     update_path,
 )
 from lit_offrl.algorithms.pex import PEX
+from lit_offrl.algorithms.replicas import Replicas
 from lit_offrl.batch import Batch, Layout
 from lit_offrl.errors import InputError, NotApplicableError
 from lit_offrl.rng import stream_seed
@@ -362,10 +363,12 @@ def test_a_data_set_of_other_actions_is_refused_before_training() -> None:
         setup_with(BOX["IQL"](), datamodule=data, max_steps=5)
 
 
-def test_half_precision_that_overflows_is_refused() -> None:
-    with pytest.raises(InputError, match="bf16-mixed"):
-        setup_with(BOX["BC"](), precision="16-mixed", max_steps=5)
-    setup_with(BOX["BC"](), precision="bf16-mixed", max_steps=5)
+def test_precision_that_spoils_training_is_refused() -> None:
+    for precision in ("16-mixed", "16-true", "bf16-true"):
+        with pytest.raises(InputError, match=f"bf16-mixed, not {precision}: "):
+            setup_with(BOX["BC"](), precision=precision, max_steps=5)
+    for precision in ("bf16-mixed", "32-true", "64-true"):
+        setup_with(BOX["BC"](), precision=precision, max_steps=5)
 
 
 def test_a_cosine_schedule_needs_the_number_of_updates() -> None:
@@ -448,6 +451,19 @@ def test_a_checkpoint_of_another_algorithm_is_refused() -> None:
         BOX["BC"]().on_load_checkpoint(checkpoint_of(BOX["IQL"]()))
     with pytest.raises(InputError, match="another model"):
         BOX["BC"]().on_load_checkpoint({"state_dict": {}})
+
+
+def test_a_checkpoint_of_several_seeds_is_no_run_of_one() -> None:
+    saved: dict[str, Any] = {}
+    members = BOX["IQL"](), BOX["IQL"]()
+    for seed, member in enumerate(members, 3):
+        member.seed = seed
+        setup_with(member, max_steps=1)
+    Replicas(members).on_save_checkpoint(saved)
+    with pytest.raises(
+        InputError, match="set `--seeds` to 2 and `--seed_everything` to 3"
+    ):
+        BOX["IQL"]().on_load_checkpoint(saved)
 
 
 def test_a_checkpoint_of_other_sizes_is_refused() -> None:
