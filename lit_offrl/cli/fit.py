@@ -10,17 +10,18 @@ from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from lit_offrl.algorithms.base import OfflineAlgorithm
+from lit_offrl.algorithms.base import OfflineAlgorithm, check_precision
 from lit_offrl.algorithms.replicas import Replicas, replicate
-from lit_offrl.checkpoint import read_checkpoint
+from lit_offrl.checkpoint import updates_behind
 from lit_offrl.cli.logs import KeepLogs
-from lit_offrl.cli.parsing import OneLineParser
+from lit_offrl.cli.parsing import OneLineParser, unknown_algorithm
 from lit_offrl.cli.run_folder import RUN_DIR, dataset_folder, latest, run_folder
-from lit_offrl.cli.running import loggers_of, run, with_whole_checkpoints
+from lit_offrl.cli.running import loggers_of, refusals_in_one_line, run, with_whole_checkpoints
 from lit_offrl.cli.summary import print_seeds, print_summary
 from lit_offrl.cpu_threads import largest_product
 from lit_offrl.data import OfflineDataModule
 from lit_offrl.errors import InputError
+from lit_offrl.ranges import within
 from lit_offrl_callbacks.best_and_last import BestAndLast
 from lit_offrl_callbacks.diagnostic import Diagnostic
 from lit_offrl_callbacks.diagnostic_report import DiagnosticReport
@@ -132,13 +133,15 @@ class FitCLI(LightningCLI):
         parser.link_arguments("data.images", "model.init_args.images", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse this verb's arguments."""
+        """Parse this verb's arguments, and check those that Lightning uses at once."""
         self.config = parser.parse_args(self._arguments)
+        within("[1, inf)", **{"--seeds": self.config.seeds})
+        highest = 2**32 - self.config.seeds
+        within(f"[0, {highest}]", **{"--seed_everything": self.config.seed_everything})
 
     def before_instantiate_classes(self) -> None:
         """Choose the run's folder and put everything that is written into it."""
-        if self.config.seeds < 1:
-            raise InputError(f"`--seeds` must be at least 1, not {self.config.seeds}.")
+        self._check()
         first, n = self.config.seed_everything, self.config.seeds
         seeds = f"seeds-{first}-{first + n - 1}" if n > 1 else f"seed-{first}"
         algorithm = str(self.config.model.class_path).rpartition(".")[2].lower()
@@ -153,15 +156,30 @@ class FitCLI(LightningCLI):
             self.config.gap.episodes = 0
         self.config.gap.env_id = self.config.gap.env_id or self.config.evaluation.env_id
 
+    def _check(self) -> None:
+        """Refuse what would fail late, or be ignored."""
+        if str(self.config.model.class_path).rpartition(".")[2] == OfflineAlgorithm.__name__:
+            raise InputError(unknown_algorithm(OfflineAlgorithm.__name__))
+        trainer, checkpoint = self.config.trainer, self.config.checkpoint
+        check_precision(trainer.precision)  # on a CPU Lightning makes bf16-mixed of 16-mixed
+        if (epochs := trainer.check_val_every_n_epoch) is not None:
+            within("[1, inf)", **{"trainer.check_val_every_n_epoch": epochs})
+        if self.config.seeds > 1 and (checkpoint.monitor or checkpoint.mode):
+            raise InputError(
+                "With `--seeds`, the best of each seed is chosen by its return or its held-out "
+                "loss: leave out `checkpoint.monitor` and `checkpoint.mode`."
+            )
+
     def instantiate_classes(self) -> None:
         """Make all objects; an InputError of theirs comes out bare, not as one of many reasons."""
         try:
-            super().instantiate_classes()
+            with refusals_in_one_line():
+                super().instantiate_classes()
         except ValueError as error:
             reason: BaseException | None = error
             while reason is not None and not isinstance(reason, InputError):
                 reason = reason.__cause__ or reason.__context__
-            raise reason or error from None
+            raise reason or error.__cause__ or error from None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add loggers, progress and the handling of signals."""
@@ -176,14 +194,15 @@ class FitCLI(LightningCLI):
             dirpath, evaluation = self.config.checkpoint.dirpath, self.config_init.evaluation
             callbacks = [SeedRuns(dirpath, evaluation)]
         resumed = self.config.ckpt_path
-        update = read_checkpoint(Path(resumed)).get("global_step", 0) if resumed else -1
+        update = updates_behind(Path(resumed)) if resumed else -1
         callbacks.append(KeepLogs(update))
         if self.config.seeds == 1:
             callbacks.append(DiagnosticReport())
         callbacks.append(Interruption(str(folder / "checkpoints")))
         if config["enable_progress_bar"] is not False:
             callbacks.append(UpdateProgress())
-        return self._instantiate_trainer(config, callbacks)
+        with refusals_in_one_line(TypeError, ValueError):
+            return self._instantiate_trainer(config, callbacks)
 
     def trained_module(self) -> OfflineAlgorithm | Replicas:
         """What is trained: the model, or one of its kind for each seed."""

@@ -38,14 +38,22 @@ def make_writable(folder: Path, option: str) -> None:
         ) from error
 
 
+def unknown_algorithm(name: str) -> str:
+    """What to say of an algorithm that there is not."""
+    names = ", ".join(n for n in lit_offrl.algorithms.__all__ if n != "OfflineAlgorithm")
+    return f"There is no algorithm `{name}`: choose from {names}."
+
+
 def _innermost(message: str) -> str:
     """One line out of jsonargparse's tree of reasons: the option and what is wrong with it."""
     text = " ".join(message.replace("<class '", "").replace("'>", "").split())
     if unknown := re.search(r"(?:Option|Key) '([^']+)' is not accepted", text):
         return f"There is no option `{unknown[1]}`: `--help` and `--model.help NAME` list them."
-    if unknown := re.search(r"Expected a dot import path string: (\S+)", text):
-        names = ", ".join(n for n in lit_offrl.algorithms.__all__ if n != "OfflineAlgorithm")
-        return f"There is no algorithm `{unknown[1]}`: choose from {names}."
+    if unknown := re.search(r'Parser key "([^"]+)": .*dot import path string: (\S+)', text):
+        key, name = unknown.groups()
+        if key == "model":
+            return unknown_algorithm(name)
+        return f"Option `{key}`: there is no class `{name}`; give its import path, as `a.b.C`."
     # a message of this function, wrapped in the reasons of the options around it
     if nested := re.findall(
         r"(?:There is no|Option `[\w.]+`:) .*?(?= - |$| Expected a None)", text

@@ -1,10 +1,13 @@
 """A run of the Trainer in a folder of its own; one that comes to nothing leaves nothing."""
 
-from collections.abc import Callable
+import contextlib
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
@@ -15,6 +18,7 @@ from lit_offrl.cli.parsing import make_writable
 from lit_offrl.cli.run_folder import clear
 from lit_offrl.cpu import prepare_cpu
 from lit_offrl.data import OfflineDataModule
+from lit_offrl.errors import InputError
 from lit_offrl.files import remove_leftovers
 
 
@@ -32,6 +36,26 @@ def with_whole_checkpoints(plugins: Any) -> list[Any]:
     if any(isinstance(plugin, CheckpointIO) for plugin in given):
         return given
     return [*given, WholeCheckpointIO()]
+
+
+@contextlib.contextmanager
+def refusals_in_one_line(*kinds: type[Exception]) -> Iterator[None]:
+    """Make one line of what Lightning refuses: its first sentence.
+
+    Args:
+        *kinds: What else counts as a refusal within this block.
+    """
+    try:
+        yield
+    except Exception as error:
+        text = " ".join(str(error).split())
+        refused = isinstance(error, (MisconfigurationException, *kinds))
+        refused |= text.startswith("Early stopping conditioned on")  # a RuntimeError
+        if isinstance(error, InputError) or not refused:
+            raise
+        text = re.sub(r"<(?:\w+\.)*(\w+) object at \w+>", r"\1", text)
+        sentence = re.split(r"[.!](?: (?=[A-Z])|$)", text)[0]
+        raise InputError(f"Lightning refuses this run's options: {sentence}.") from error
 
 
 def run(
@@ -53,8 +77,8 @@ def run(
         product: FLOP of the largest matrix product, which the number of threads depends on.
     """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    before = set() if missing else set(folder.iterdir())
     make_writable(folder, "--run_dir")
+    before = set(folder.iterdir())
     try:
         if trainer.is_global_zero:
             for place in (folder, folder / "checkpoints"):
@@ -62,7 +86,8 @@ def run(
         module = make_module()
         if isinstance(trainer.accelerator, CPUAccelerator):
             prepare_cpu(product, trainer.world_size)
-        trainer.fit(module, datamodule, ckpt_path=resumed, weights_only=True)
+        with refusals_in_one_line():
+            trainer.fit(module, datamodule, ckpt_path=resumed, weights_only=True)
     except BaseException as error:
         if not any(folder.glob("checkpoints/*.ckpt")):
             clear(folder, before, missing)

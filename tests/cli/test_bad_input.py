@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from lit_offrl import load
+from lit_offrl.algorithms import BC
 from lit_offrl.cli import main
 from tests.cli.running import Fit, Outcome, read, tiny
 from tests.data.makers import data_file, episode, make_minari
@@ -163,6 +164,8 @@ def test_a_wrong_config_is_answered_with_what_is_wrong(
         (["fit", "--model", "IQL"], "dataset_id"),
         (["fit", "--model", "IQLL"], "There is no algorithm `IQLL`: choose from AWAC"),
         (["fit", "--model", "IQL", "--data.batch_size", "many"], "many"),
+        (["fit", "--trainer.plugins", "foo"], "Option `trainer.plugins`: there is no class `foo`"),
+        (["fit", "--trainer.callbacks", "foo"], "Option `trainer.callbacks`: there is no class"),
     ],
 )
 def test_a_wrong_command_is_answered_with_what_is_wrong(
@@ -183,12 +186,77 @@ def test_a_wrong_command_is_answered_with_what_is_wrong(
         ("model.lr", 0),
         ("evaluation.episodes", -1),
         ("evaluation.num_envs", 0),
-        ("trainer.precision", "16-true"),
+        ("model.expectile", 1),
+        ("model.dropout", "nan"),
+        ("model.hidden", "[8, 0]"),
+        ("seed_everything", -1),
+        ("trainer.check_val_every_n_epoch", 0),
     ],
 )
 def test_a_value_out_of_range_is_refused(fit: Fit, option: str, value: Any) -> None:
-    words = {"evaluation.num_envs": "OnlineEvaluation"}
+    words = {"evaluation.num_envs": "OnlineEvaluation", "model.hidden": "Hidden layers"}
     assert words.get(option, option.rpartition(".")[2]) in fit(**{option: value}).complaint
+
+
+@pytest.mark.parametrize("precision", ["16", "16-mixed", "16-true", "bf16-true"])
+def test_a_precision_that_spoils_training_is_refused(fit: Fit, precision: str) -> None:
+    complaint = fit(trainer__precision=precision).complaint
+    assert f"Set `trainer.precision` to bf16-mixed, not {precision}: " in complaint
+
+
+EARLY = "{class_path: EarlyStopping, init_args: {monitor: val/nope}}"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "reason"),
+    [
+        ("trainer.gradient_clip_val", 1.0, "Automatic gradient clipping is not supported"),
+        ("trainer.accelerator", "foo", "invalid accelerator name: `accelerator='foo'`."),
+        ("trainer.max_steps", -5, "`max_steps` must be a non-negative integer or -1"),
+        ("trainer.barebones", True, "logger=[TensorBoardLogger, MetricsLogger])` was passed."),
+        ("trainer.callbacks", EARLY, "metric `val/nope` which is not available."),
+        ("checkpoint.mode", "foo", "`mode` can be min, max but got foo."),
+        ("checkpoint.monitor", "val/nope", "could not find the monitored key"),
+    ],
+)
+def test_what_lightning_refuses_is_told_in_one_line(
+    fit: Fit, option: str, value: Any, reason: str
+) -> None:
+    complaint = fit(**{option: value}).complaint
+    assert "Lightning refuses this run's options: " in complaint
+    assert reason in complaint
+
+
+class Mistaken(BC):
+    """An algorithm of the user's own, with a mistake."""
+
+    def __init__(self, obs_dim: int, action_dim: int, hidden: tuple[int, ...] = (8,)) -> None:
+        raise ValueError("a mistake")
+
+
+def test_a_mistake_in_an_algorithm_comes_out_bare(fit: Fit) -> None:
+    with pytest.raises(ValueError, match=r"^a mistake$"):
+        fit(model=f"{Mistaken.__module__}.Mistaken")
+
+
+def test_the_base_class_is_no_algorithm(fit: Fit) -> None:
+    complaint = fit(model="OfflineAlgorithm", model__hidden=None).complaint
+    assert "There is no algorithm `OfflineAlgorithm`: choose from AWAC" in complaint
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"seeds": 0}, "`--seeds` must lie in [1, inf)"),
+        ({"seeds": 2, "seed_everything": 2**32 - 1}, "must lie in [0, 4294967294]"),
+        ({"seeds": 2, "checkpoint.monitor": "val/loss"}, "leave out `checkpoint.monitor`"),
+        ({"seeds": 2, "checkpoint.mode": "max"}, "leave out `checkpoint.monitor`"),
+    ],
+)
+def test_what_several_seeds_cannot_do_is_refused(
+    fit: Fit, options: dict[str, Any], reason: str
+) -> None:
+    assert reason in fit(**options).complaint
 
 
 @pytest.mark.parametrize(
@@ -218,6 +286,16 @@ def test_a_file_that_is_no_checkpoint_is_refused(fit: Fit, name: str) -> None:
     assert "ckpt" in fit(ckpt_path=name).complaint
 
 
+@pytest.mark.parametrize("content", [{"a": 1}, {"state_dict": {}, "global_step": 3}, [1], NAN])
+def test_what_others_saved_with_torch_is_refused(fit: Fit, content: Any) -> None:
+    path = Path("run/checkpoints/last.ckpt")
+    path.parent.mkdir(parents=True)
+    torch.save(torch.tensor(content) if content is NAN else content, path)
+    for options in ({"ckpt_path": path}, {"ckpt_path": "last", "run_dir": "run"}):
+        assert f"`{path}` is not a checkpoint of lit_offrl" in fit(**options).complaint
+    assert list(Path("run").iterdir()) == [path.parent]
+
+
 def test_an_environment_that_does_not_match_is_refused(fit: Fit) -> None:
     options = {"evaluation.episodes": 1, "evaluation.env_id": "CartPole-v1"}
     complaint = fit(data__dataset_id="pendulum/mixed", **options).complaint
@@ -226,9 +304,10 @@ def test_an_environment_that_does_not_match_is_refused(fit: Fit) -> None:
     assert "cannot be made" in fit(data__dataset_id="pendulum/mixed", **options).complaint
 
 
-def test_a_run_folder_below_a_file_is_refused(fit: Fit) -> None:
+def test_a_run_folder_at_or_below_a_file_is_refused(fit: Fit) -> None:
     Path("file").touch()
-    assert "Cannot write to the folder" in fit(run_dir="file/run").complaint
+    for folder in ("file", "file/run"):
+        assert "Cannot write to the folder" in fit(run_dir=folder).complaint
     assert Path("file").is_file()
 
 
