@@ -460,9 +460,7 @@ def test_a_checkpoint_of_several_seeds_is_no_run_of_one() -> None:
         member.seed = seed
         setup_with(member, max_steps=1)
     Replicas(members).on_save_checkpoint(saved)
-    with pytest.raises(
-        InputError, match="set `--seeds` to 2 and `--seed_everything` to 3"
-    ):
+    with pytest.raises(InputError, match="set `--seeds` to 2 and `--seed_everything` to 3"):
         BOX["IQL"]().on_load_checkpoint(saved)
 
 
