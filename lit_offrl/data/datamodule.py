@@ -280,14 +280,15 @@ class OfflineDataModule(LightningDataModule):
         return UpdateBlocks(sampler, self.trainer, self.updates_per_step, self.updates_per_epoch)
 
     def _train_weights(self) -> Tensor | None:
-        """Probabilities of the training rows, (N,); the log gets their effective share."""
+        """Probabilities of the training rows, (N,); a new run's log gets their effective share."""
         weights = row_weights(self.sampling, self._loaded[0], self._split[0])
         if weights is None:
             return None
         assert self.trainer is not None
-        for logger in self.trainer.loggers:
+        if self.trainer.global_step == 0:  # a run that goes on has it
             share = {"data/effective_share": effective_share(weights)}
-            logger.log_metrics(share, step=self.trainer.global_step)
+            for logger in self.trainer.loggers:
+                logger.log_metrics(share, step=0)
         return torch.from_numpy(weights)
 
     def val_dataloader(self) -> SequentialBatches | SequentialPixels | list[Tensor]:

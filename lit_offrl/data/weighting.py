@@ -59,7 +59,8 @@ def row_weights(
         episodes: Those that are trained on, in this order.
 
     Raises:
-        InputError: If a file is missing or does not fit, or a fit would need images.
+        InputError: If a file is missing or does not fit, a fit would need images, or the weights
+            have no finite sum.
     """
     if sampling.kind == "uniform":
         return None
@@ -85,8 +86,18 @@ def row_weights(
                 raise InputError("`sampling.kind` advantage does not see images: take return.")
             first = transitions.obs[transitions.episode_bounds[:-1][episodes]]
             values = values - _expected(first, values)
-        weights = np.repeat(np.exp(_unit(values, rounding) / sampling.temperature), lengths)
-    return np.asarray(weights / weights.sum())
+        scaled = _unit(values, rounding)
+        # less the largest: exp(1 / T) is infinite where T is small
+        with np.errstate(over="ignore"):
+            weights = np.exp((scaled - scaled.max()) / sampling.temperature)
+        weights = np.repeat(weights, lengths)
+    with np.errstate(over="ignore"):
+        total = weights.sum()
+    if not 0 < total < np.inf:
+        raise InputError(
+            f"Sampling weights sum to {total}: they must be finite, not all 0; scale them."
+        )
+    return np.asarray(weights / total)
 
 
 def _unit(values: Weights, rounding: float) -> Weights:

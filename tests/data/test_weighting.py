@@ -51,6 +51,13 @@ def test_return_weights_are_the_softmax_of_the_scaled_return(temperature: float)
     np.testing.assert_allclose(weights(Sampling("return", temperature)), wanted)
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 1e-300, 5e-324])
+def test_a_small_temperature_leaves_the_best_episodes(temperature: float) -> None:
+    best = np.isin(EPISODE, [0, 5])
+    found = weights(Sampling("return", temperature))
+    np.testing.assert_allclose(found, normalized(best), atol=1e-12)
+
+
 def test_advantage_weights_forget_what_the_first_observation_explains() -> None:
     # the return is a linear function of it, so nothing is left
     np.testing.assert_allclose(weights(Sampling("advantage")), UNIFORM)
@@ -103,6 +110,7 @@ def test_equal_returns_are_drawn_alike() -> None:
         (-np.ones(6), "not negative"),
         (np.zeros(6), "not all 0"),
         (np.full(6, np.nan), "finite"),
+        (np.full(6, 1e308), "sum to inf"),
         (np.array(["a"] * 6, dtype=object), "cannot be read"),
     ],
 )
@@ -146,7 +154,7 @@ def test_weighted_batches_are_a_function_of_seed_and_update_and_shared_by_ranks(
     assert torch.equal(whole.block(5, 2)[1], whole.block(6, 1)[0])
 
 
-def test_the_effective_share_is_logged() -> None:
+def test_the_effective_share_is_logged_once_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[dict[str, float]] = []
 
     class Logger:
@@ -166,3 +174,8 @@ def test_the_effective_share_is_logged() -> None:
     assert found is not None
     assert logged == [{"data/effective_share": effective_share(found.numpy())}]
     assert 0 < logged[0]["data/effective_share"] < 1
+    monkeypatch.setattr(Trainer, "global_step", 20)  # it goes on
+    again = data._train_weights()
+    assert again is not None
+    assert torch.equal(again, found)
+    assert len(logged) == 1

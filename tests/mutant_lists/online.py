@@ -343,8 +343,8 @@ _add(
     ("temperature multiplies", "/ sampling.temperature)", "* sampling.temperature)"),
     (
         "weights per episode",
-        "lengths)\n    return np.asarray(weights / weights.sum())",
-        "lengths)\n    return np.asarray(weights)",
+        "return np.asarray(weights / total)",
+        "return np.asarray(weights)",
     ),
     ("strata by size", "1.0 / counts[which]", "1.0 * counts[which]"),
     (
