@@ -16,7 +16,7 @@ from lit_offrl.errors import InputError
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-_VERSION = 1
+_VERSION = 2
 
 
 def cache_dir() -> Path:

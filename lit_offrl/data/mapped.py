@@ -22,7 +22,7 @@ from lit_offrl.data.transitions import GROUP, Transitions
 from lit_offrl.scaling import Scaling
 
 _log = logging.getLogger(__name__)
-_VERSION = 1
+_VERSION = 2
 """To be raised whenever the same arguments give other numbers."""
 RESIDENT = 1 << 30
 """Bytes of a matrix past which single rows are read: a mapping would become resident whole."""

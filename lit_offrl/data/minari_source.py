@@ -152,7 +152,10 @@ def _fill(
             "split it."
         )
     flat["terminated"][rows] = terminated
-    (flat["truncated"][rows],) = fields.read(episode, "truncations", n)
+    (cut,) = fields.read(episode, "truncations", n)
+    truncated = cut != 0
+    truncated[-1] |= not terminated[-1]  # the log may end before the episode does
+    flat["truncated"][rows] = truncated
     if "behavior_log_prob" in flat:
         (flat["behavior_log_prob"][rows],) = fields.read(episode, LOG_PROB, n)
     elif fields.has_log_prob(episode):

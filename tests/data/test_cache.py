@@ -47,7 +47,7 @@ def test_the_second_load_maps_the_cache(reads: list[str], tmp_path: Path) -> Non
     assert not second.obs.flags.writeable
     assert spec == again
     equal(first, second)
-    assert [path.name for path in entries(tmp_path)] == [f"{spec.content_hash}-v1"]
+    assert [path.name for path in entries(tmp_path)] == [f"{spec.content_hash}-v2"]
 
 
 def test_another_content_under_the_same_name_is_read_anew(reads: list[str]) -> None:
@@ -97,7 +97,7 @@ def test_leftovers_of_a_killed_process_do_no_harm(reads: list[str], tmp_path: Pa
     entry.rename(entry.with_name(f".{entry.name}-killed"))
     (entry.with_name(f".{entry.name}-killed") / "manifest.json").unlink()
     load_dataset("tests/small-v0")
-    assert [path.name for path in entries(tmp_path)] == [f"{spec.content_hash}-v1"]
+    assert [path.name for path in entries(tmp_path)] == [f"{spec.content_hash}-v2"]
 
 
 def load_and_report(results: Any) -> None:

@@ -56,7 +56,7 @@ def both(name: str = NAME, **options: Any) -> tuple[OfflineDataModule, OfflineDa
 
 
 def entries(tmp_path: Path, kind: str = "packed") -> list[Path]:
-    return sorted((tmp_path / "cache").glob(f"{kind}-*-v1"))
+    return sorted((tmp_path / "cache").glob(f"{kind}-*-v2"))
 
 
 def leftovers(tmp_path: Path) -> list[Path]:

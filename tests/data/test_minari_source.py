@@ -254,6 +254,16 @@ def test_returns_and_returns_to_go_stay_within_their_episode() -> None:
     np.testing.assert_allclose(transitions.returns(), first, rtol=1e-5)
 
 
+def test_where_the_log_ends_before_an_episode_does_it_is_truncated() -> None:
+    cut = episode(1, 4, truncations=np.zeros(4, np.bool_))
+    make_minari([episode(0, 3), cut, episode(2, 2), episode(3, 1)])
+    transitions, _ = load_dataset("tests/small-v0")
+    assert np.flatnonzero(transitions.terminated).tolist() == [2, 8]
+    assert np.flatnonzero(transitions.truncated).tolist() == [6, 9]
+    lower = transitions.mc_returns(0.5, after_cut=-8.0)[6]
+    assert lower == pytest.approx(transitions.reward[6] - 4.0)
+
+
 def test_selected_episodes_come_whole_in_the_order_asked_for_and_are_renumbered() -> None:
     small()
     transitions, _ = load_dataset("tests/small-v0")
