@@ -53,6 +53,10 @@ class BestAndLast(ModelCheckpoint):
         if self._is_measured(trainer):
             super().on_train_epoch_end(trainer, pl_module)
         _log_epoch(trainer)
+        self.write_last(trainer, pl_module)
+
+    def write_last(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write ``last.ckpt``, from which a run goes on: the last thing that an epoch does."""
         # ModelCheckpoint's own `save_last` copies the best
         trainer.save_checkpoint(Path(self.dirpath or trainer.default_root_dir) / "last.ckpt")
 

@@ -1,10 +1,10 @@
 """Each seed of a run of several: its returns, and its checkpoints."""
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -52,24 +52,32 @@ class SeedRuns(BestAndLast):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate where there are none, and write the checkpoints."""
-        assert isinstance(pl_module, Replicas)
         self._evaluate(trainer, pl_module)
-        names = {seed: self._names(trainer, seed) for seed in pl_module.seeds}
         super().on_train_epoch_end(trainer, pl_module)
-        folder, writer = Path(str(self.dirpath)), trainer.strategy.checkpoint_io
-        whole = torch.load(folder / "last.ckpt", map_location="cpu", weights_only=True)
+
+    def write_last(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write each seed's files, then that of all: what a kill leaves undone is done again."""
+        assert isinstance(pl_module, Replicas)
+        names = {seed: self._names(trainer, seed) for seed in pl_module.seeds}
+        folder, writer = Path(str(self.dirpath)).parent, trainer.strategy.checkpoint_io
+        whole = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         for i, seed in enumerate(pl_module.seeds):
-            own = member_checkpoint(whole, i)
+            evaluation = self.evaluations[seed]
+            callbacks = {evaluation.state_key: evaluation.state_dict()}
+            own = {**member_checkpoint(whole, i), "callbacks": callbacks}
             for name in names[seed]:
-                path = folder.parent / f"seed-{seed}" / "checkpoints" / name
-                writer.save_checkpoint(own, path)
+                writer.save_checkpoint(own, folder / f"seed-{seed}" / "checkpoints" / name)
+        super().write_last(trainer, pl_module)
 
     def _names(self, trainer: Trainer, seed: int) -> list[str]:
         """Files that hold a seed as it is now."""
-        score, best = self._score(trainer, seed), self._best.get(seed, -torch.inf)
-        if score is not None and score <= best:
+        if self.monitor is None and not self.evaluations[seed].evaluates_online:
+            return ["best.ckpt", "last.ckpt"]  # nothing to choose by
+        score = self._score(trainer, seed)
+        # not `<=`, which lets NaN be the best
+        if score is None or (seed in self._best and not score > self._best[seed]):
             return ["last.ckpt"]
-        self._best[seed] = best if score is None else score
+        self._best[seed] = -math.inf if math.isnan(score) else score
         return ["best.ckpt", "last.ckpt"]
 
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -88,11 +96,11 @@ class SeedRuns(BestAndLast):
                 pl_module.log_dict(over_seeds(name, values, pl_module.seeds))
 
     def _score(self, trainer: Trainer, seed: int) -> float | None:
-        """How good a seed is now, larger is better; None if nothing can tell."""
+        """How good a seed is now, larger is better; None where this epoch does not tell."""
         evaluation = self.evaluations[seed]
         if evaluation.evaluates_online:
-            update, mean = evaluation.history[-1] if evaluation.history else (-1, -torch.inf)
-            return mean if update == trainer.global_step else -torch.inf
+            update, mean = evaluation.history[-1] if evaluation.history else (-1, math.nan)
+            return mean if update == trainer.global_step else None
         loss = trainer.callback_metrics.get(f"val/loss/seed-{seed}")
         return None if loss is None else -loss.item()
 

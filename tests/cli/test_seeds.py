@@ -1,11 +1,17 @@
 """`lit-offrl fit --seeds N`: several seeds in one process."""
 
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from lit_offrl import load
+from lit_offrl.algorithms import IQL
 from lit_offrl.errors import InputError
+from lit_offrl.files import write_whole
 from tests.cli.running import Fit, metrics, read, same_training
 from tests.cli.test_resume import stop_at
 
@@ -68,9 +74,68 @@ def test_each_seed_is_evaluated_and_its_best_kept(fit: Fit) -> None:
         returns = [float(row[f"eval/return_mean/seed-{seed}"]) for row in rows]
         best = read(f"two/seed-{seed}", "best")
         assert best["global_step"] == 10 * (1 + returns.index(max(returns)))
+        assert load(f"two/seed-{seed}/checkpoints/best.ckpt").info.online_episodes == (
+            2 * best["global_step"] / 10
+        )
     last = rows[-1]
     both = [float(last[f"eval/return_mean/seed-{seed}"]) for seed in (0, 1)]
     assert float(last["eval/return_mean"]) == pytest.approx(sum(both) / 2)
+
+
+def claim(monkeypatch: pytest.MonkeyPatch, losses: Mapping[int, float]) -> None:
+    """Put these values in the place of the held-out loss, by update."""
+
+    def scores(model: IQL, batch: object) -> dict[str, torch.Tensor]:
+        return {"val/loss": torch.tensor(losses[model.trainer.global_step])}
+
+    monkeypatch.setattr(IQL, "validation_scores", scores)
+
+
+@pytest.mark.parametrize(
+    ("losses", "best"),
+    [((2.0, math.nan, 3.0), 10), ((math.nan, 2.0, math.nan), 20), ((math.nan, math.nan, 3.0), 30)],
+)
+def test_a_seed_that_diverged_is_the_best_only_where_nothing_else_is(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, losses: tuple[float, ...], best: int
+) -> None:
+    claim(monkeypatch, dict(zip((10, 20, 30), losses, strict=True)))
+    assert fit("--seeds", "2", run_dir="two", trainer__max_steps=30).code == 0
+    assert fit(run_dir="one", trainer__max_steps=30).code == 0
+    for folder in ("two/seed-0", "two/seed-1", "one"):
+        assert read(folder, "best")["global_step"] == best
+
+
+class Killed(BaseException):
+    """In place of a signal that nothing can catch."""
+
+
+def test_several_seeds_killed_between_files_end_as_if_they_had_not_been(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim(monkeypatch, {10: 2.0, 20: 1.0, 30: 3.0})
+    assert fit("--seeds", "2", run_dir="whole", trainer__max_steps=30).code == 0
+    resume: list[str] = []
+    # An epoch writes five files, three where it has no best. A resumed run ends its epoch anew.
+    for files, update in ((6, 10), (3 + 4, 10), (3 + 5, 20)):
+        left = iter(range(files))
+
+        def write(path: Path, *rest: Any, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise Killed
+            write_whole(path, *rest)
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr("lit_offrl.checkpoint_io.write_whole", write)
+            fit("--seeds", "2", *resume, run_dir="run", trainer__max_steps=30)
+        assert read("run")["global_step"] == update
+        resume = ["--ckpt_path", "last"]
+    assert fit("--seeds", "2", *resume, run_dir="run", trainer__max_steps=30).code == 0
+    for folder in ("", "seed-0", "seed-1"):
+        assert same_training(read(f"whole/{folder}"), read(f"run/{folder}"))
+    for seed in (0, 1):
+        whole, run = (read(f"{folder}/seed-{seed}", "best") for folder in ("whole", "run"))
+        assert same_training(whole, run)
+        assert run["global_step"] == 20
 
 
 def test_other_seeds_are_refused(fit: Fit) -> None:
