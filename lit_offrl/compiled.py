@@ -151,7 +151,7 @@ class CompiledUpdate:
         if not self._compiles:
             return Graph(recorded, names, tape.draws, tape.periods, numbers, shapes)
         _log.info("Compiling the update, which takes some 20 s.")
-        run = _compiled(recorded, inputs)
+        run = _compiled(recorded, inputs, self._update.tensors())
         _log.info("Compiled in %.0f s.", time.monotonic() - start)
         return Graph(run, names, tape.draws, tape.periods, numbers, shapes)
 
@@ -190,12 +190,21 @@ class CompiledUpdate:
         _log.warning("The update runs uncompiled, more slowly: %s", reason)
 
 
-def _compiled(recorded: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
-    """Compile a recording, which works in place on its inputs."""
+def mark_static(tensors: list[Tensor]) -> None:
+    """Tell CUDA graphs that tensors stay where they are: they let no others be written in place."""
+    for tensor in tensors:
+        torch._dynamo.mark_static_address(tensor)
+
+
+def _compiled(
+    recorded: GraphModule, inputs: list[Tensor], kept: list[Tensor]
+) -> Callable[..., Any]:
+    """Compile a recording, which works in place on those of its inputs that are kept."""
     for node in recorded.graph.nodes:
         node.meta.clear()  # each has fake tensors of a mode of its own
     with torch.no_grad():
-        if inputs[-1].is_cuda:  # CUDA graphs need to know which inputs stay where they are
+        if inputs[-1].is_cuda:
+            mark_static(kept)
             return torch.compile(
                 recorded,
                 fullgraph=True,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed._functional_collectives import all_reduce, wait_tensor
 from torch.optim import Adam
 
-from lit_offrl.adam import adam_states, fused_adam_step, traced_adam_step
+from lit_offrl.adam import adam_states, fused_adam_step, rate_dtype, traced_adam_step
 from lit_offrl.batch import Batch
 from lit_offrl.compiled import CompiledUpdate, Draw, Tape
 from lit_offrl.errors import InputError
@@ -123,7 +123,8 @@ class UpdatePath(LightningModule):
         self._compiled = None
         for net, lr in self._cosine_lr.items():  # a number would be a constant of the graph
             group = self._optimizers[net].param_groups[0]
-            group["lr"] = torch.tensor(lr, dtype=torch.float64, device=self.device)
+            dtype = rate_dtype(self.device.type)
+            group["lr"] = torch.tensor(lr, dtype=dtype, device=self.device)
         if worth_compiling(self.compile_update, max_updates):
             self._compiled = CompiledUpdate(_OneUpdate(self), self.compile_update is True)
 

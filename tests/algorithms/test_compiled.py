@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
+from torch._guards import TracingContext
 from torch.fx import GraphModule
+from torch.optim import Adam
 
 from lit_offrl import compiled
+from lit_offrl.adam import adam_states, rate_dtype, step_dtype
 from lit_offrl.algorithms import (
     AWAC,
     BC,
@@ -167,7 +171,7 @@ def test_in_float32_the_losses_agree(name: str) -> None:
 
 @pytest.fixture
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "_compiled", lambda recorded, inputs: recorded)
+    monkeypatch.setattr(compiled, "_compiled", lambda recorded, inputs, kept: recorded)
 
 
 def start(algorithm: OfflineAlgorithm, compile_update: bool | str = True) -> CompiledUpdate:
@@ -195,6 +199,42 @@ def test_a_recording_is_the_update_and_never_waits_for_the_device(name: str) -> 
         operations = [str(node.target) for node in graph.run.graph.nodes]
         assert len(operations) > 50
         assert not [op for op in operations if any(wait in op for wait in WAITS)]
+
+
+def test_what_a_recording_writes_is_known_to_stay_where_it_is() -> None:
+    """Where it is not, CUDA graphs are left out without a word."""
+    update = start(BC(*BOX, **SMALL))._update
+    recorded, inputs = CompiledUpdate(update, True)._record(random_batch(0), [])[1:]
+    for node in recorded.graph.nodes:
+        node.meta.clear()
+    seen: list[tuple[set[int], set[int]]] = []
+
+    def look(graph: GraphModule, example_inputs: Any) -> Any:
+        metadata = TracingContext.get().fw_metadata
+        assert metadata is not None
+        written = [i for i, info in enumerate(metadata.input_info) if info.mutates_data]
+        seen.append((set(written), set(metadata.static_input_indices)))
+        return graph.forward
+
+    compiled.mark_static(update.tensors())
+    backend = aot_autograd(fw_compiler=look)
+    with torch.no_grad():
+        torch.compile(recorded, backend=backend, fullgraph=True, dynamic=False)(*inputs)
+    ((written, static),) = seen
+    assert len(written) > 10
+    assert written <= static
+
+
+@pytest.mark.parametrize("device_type", ["cuda", "meta"])
+def test_off_the_cpu_fused_adam_gets_the_float32_that_it_reads(device_type: str) -> None:
+    net = torch.nn.Linear(1, 1, dtype=torch.float64, device="meta")
+    with default_dtype(torch.float64):
+        assert rate_dtype(device_type) == step_dtype(device_type) == torch.float32
+        assert rate_dtype("cpu") == step_dtype("cpu") == torch.float64
+        states = adam_states(Adam(net.parameters()))
+    assert {(s["step"].dtype, s["exp_avg"].dtype) for s in states} == {
+        (torch.float32, torch.float64)
+    }
 
 
 @pytest.mark.usefixtures("uncompiled")
