@@ -29,7 +29,8 @@ class RLPD(OfflineAlgorithm):
         action_dim: A.
         hidden: Widths of the policy's hidden layers.
         critic_hidden: Widths of the critics' hidden layers.
-        lr: Learning rate of Q, π and α.
+        lr: Learning rate of Q, and of π and α unless they have their own.
+        policy_lr: Learning rate of π and α.
         n_critics: Size n of the Q ensemble.
         n_target_critics: Size of the subset M.
         layer_norm: Whether the critics' hidden layers are normalized.
@@ -52,6 +53,7 @@ class RLPD(OfflineAlgorithm):
         hidden: tuple[int, ...] = (256, 256),
         critic_hidden: tuple[int, ...] = (256, 256),
         lr: float = 3e-4,
+        policy_lr: float | None = None,
         n_critics: int = 10,
         n_target_critics: int = 2,
         layer_norm: bool = True,
@@ -72,8 +74,9 @@ class RLPD(OfflineAlgorithm):
         self.q = QNetwork(obs_dim, action_dim, critic_hidden, n_critics, layer_norm)
         self.target_q = target_copy(self.q)
         self.log_alpha_entropy = Scalar(0.0)
-        for net in (self.log_alpha_entropy, self.policy, self.q):
-            self.optimize(net, lr)
+        for net in (self.log_alpha_entropy, self.policy):
+            self.optimize(net, policy_lr or lr)
+        self.optimize(self.q, lr)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Update Q and the target critics once, and π and α every ``policy_period`` updates."""

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_offrl.algorithms import OfflineAlgorithm
-from lit_offrl.checkpoint import LoadedPolicy, load, read_checkpoint
+from lit_offrl.checkpoint import LoadedPolicy, load, read_checkpoint, updates_behind
 from lit_offrl.cli.logs import KeepLogs
 from lit_offrl.cli.parsing import OneLineParser
 from lit_offrl.cli.run_folder import RUN_DIR, latest, refuse_used, run_folder, run_of
-from lit_offrl.cli.running import loggers_of, run, with_whole_checkpoints
+from lit_offrl.cli.running import loggers_of, refusals_in_one_line, run, with_whole_checkpoints
 from lit_offrl.cpu_threads import largest_product
 from lit_offrl.errors import EnvironmentFailed, InputError
 from lit_offrl.evaluation.behavior.cache import cached_behavior
@@ -28,6 +28,7 @@ from lit_offrl.online.measures import Outcome
 from lit_offrl.online.mixing import Mixing
 from lit_offrl.online.modes import DEFAULTS, Mode, finetuned, frozen
 from lit_offrl.online.weights import importance
+from lit_offrl.ranges import within
 from lit_offrl_callbacks.best_and_last import BestAndLast
 from lit_offrl_callbacks.diagnostic_report import DiagnosticReport
 from lit_offrl_callbacks.dip_guard import DipGuard
@@ -50,6 +51,7 @@ def main(args: Sequence[str]) -> Path:
 
 
 def _finetune(config: Namespace) -> Path:
+    within(f"[0, {2**32 - 1}]", **{"--seed": config.seed})
     path = Path(config.checkpoint).expanduser()
     policy = load(path)
     base = run_of(path) / f"finetune-{config.mode}" / f"seed-{config.seed}"
@@ -66,7 +68,8 @@ def _finetune(config: Namespace) -> Path:
     module.compile_update = config.compile
     data = _data(config, policy, module, folder)
     callbacks = _callbacks(config, folder, resumed)
-    trainer = _trainer(config, data.collecting.updates, folder, callbacks)
+    with refusals_in_one_line(ValueError):
+        trainer = _trainer(config, data.collecting.updates, folder, callbacks)
     product = largest_product(module, config.batch_size)
     try:
         run(trainer, lambda: module, data, folder, resumed, product)
@@ -130,7 +133,7 @@ def _settings(kind: type[Settings], config: Namespace) -> Settings:
 
 def _callbacks(config: Namespace, folder: Path, resumed: str | None) -> list[Callback]:
     checkpoints = folder / "checkpoints"
-    update = read_checkpoint(Path(resumed)).get("global_step", 0) if resumed else -1
+    update = updates_behind(Path(resumed)) if resumed else -1
     evaluation = OnlineEvaluation(
         config.eval_episodes,
         seed=config.eval_seed,

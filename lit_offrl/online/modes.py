@@ -72,8 +72,13 @@ def finetuned(
     _fitting(old, mode, {CQL: RLPD, RLPD: RLPD})
     hyper = dict(old.hparams)
     n = int(hyper["n_critics"])
-    kept = {name: hyper[name] for name in ("hidden", "critic_hidden")}
-    shape = {"n_critics": n, "n_target_critics": min(2, n), "layer_norm": isinstance(old, RLPD)}
+    kept = {name: hyper[name] for name in ("hidden", "critic_hidden", "policy_lr")}
+    kept["lr"] = hyper["lr" if isinstance(old, RLPD) else "q_lr"]
+    shape = {
+        "n_critics": n,
+        "n_target_critics": min(2, n),
+        "layer_norm": bool(hyper.get("layer_norm")),
+    }
     new = _make(RLPD, {**known, **kept, **shape, **given})
     for name in ("policy", "q", "target_q", "log_alpha_entropy"):
         _copy_weights(getattr(old, name), getattr(new, name), name)

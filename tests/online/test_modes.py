@@ -86,6 +86,17 @@ def test_wsrl_takes_over_policy_and_critics() -> None:
         assert same(getattr(new, name), getattr(old, name))
 
 
+def test_wsrl_keeps_the_learning_rates() -> None:
+    old = CQL(3, 2, policy_lr=1e-4, q_lr=2e-4, **CRITIC)
+    new = finetuned(loaded(old), "wsrl")
+    again = finetuned(loaded(new), "wsrl")
+    for one in (new, again):
+        rates = [optimizer.param_groups[0]["lr"] for optimizer in one.configure_optimizers()]
+        assert rates == [1e-4, 1e-4, 2e-4]
+    other = finetuned(loaded(old), "wsrl", {"lr": 1e-3, "policy_lr": 3e-4})
+    assert other.configure_optimizers()[-1].param_groups[0]["lr"] == 1e-3
+
+
 def test_pex_freezes_the_old_policy_and_starts_a_new_one() -> None:
     old = IQL(3, 2, **SMALL)
     new = finetuned(loaded(old), "pex")
