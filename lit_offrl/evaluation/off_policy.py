@@ -81,8 +81,14 @@ class LogEvaluator:
     def evaluate(self, algorithm: LightningModule) -> PolicyEvaluation:
         """Evaluate the policy of a module that has the public face of an algorithm."""
         policy = self.target(algorithm)
-        going_on = self.data.next_obs[self.data.terminated == 0]  # after an end nobody acts
-        supported = support(policy, self.behavior.policy, going_on, self.transitions, self.discount)
+        supported = support(
+            policy,
+            self.behavior.policy,
+            self.data.obs[self.data.first],
+            self.data.next_obs[self.data.terminated == 0],  # after an end nobody acts
+            self.transitions,
+            self.discount,
+        )
         values = self._values(policy, "FQE")
         estimates = [
             values.estimate,

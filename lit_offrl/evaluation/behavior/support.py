@@ -26,15 +26,18 @@ class Support:
     """How much of what a policy does the log has not seen.
 
     Args:
-        unseen: u, the mean probability of an unseen action per step, less that which the behavior
-            model gives to the log's own actions.
-        compounded: ``1 - (1 - u)^horizon``: probability of an unseen action in an episode.
+        unseen_first: u_0, the mean probability of an unseen action in the first step, less that
+            which the behavior model gives to the log's own actions.
+        unseen: u, the same in each later step.
+        compounded: ``1 - (1 - u_0) (1 - u)^(horizon - 1)``: probability of an unseen action in an
+            episode.
         horizon: Steps that count, the smaller of the mean length and ``1/(1 - γ)``.
         quantiles: Relative log-density of the policy's actions, at the levels of
             :data:`QUANTILES`, in nats; the expected one at each observation of discrete actions.
         n_rows: Observations that were looked at.
     """
 
+    unseen_first: float
     unseen: float
     compounded: float
     horizon: float
@@ -51,8 +54,9 @@ class Support:
         verdict: Verdict = "ok" if self.compounded <= WATCH else "watch"
         verdict = verdict if self.supported else "fail"
         meaning = (
-            f"{self.unseen:.2%} of the policy's actions have no likeness in the log, which makes "
-            f"{self.compounded:.0%} over {self.horizon:.3g} steps (limit {NO_SUPPORT:.0%})."
+            f"{self.unseen_first:.2%} of the policy's first actions and {self.unseen:.2%} of its "
+            f"later ones have no likeness in the log, which makes {self.compounded:.0%} over "
+            f"{self.horizon:.3g} steps (limit {NO_SUPPORT:.0%})."
         )
         advice = {
             "fail": "NO_SUPPORT: trust no estimate of this policy; keep it closer to the behavior "
@@ -65,7 +69,8 @@ class Support:
 def support(
     policy: TargetPolicy,
     behavior: BehaviorPolicy,
-    obs: Tensor,
+    first: Tensor,
+    later: Tensor,
     transitions: Transitions,
     discount: float,
     *,
@@ -80,9 +85,10 @@ def support(
     Args:
         policy: The policy that is evaluated.
         behavior: Model of the log's behavior.
-        obs: Observations at which the policy is to act, normalized, (N, O): the log's, or next ones
-            without those that end an episode. Of more than 20,000 that many are looked at, evenly
-            spread.
+        first: First observations of the log's episodes, normalized, (E, O). Of more than 20,000
+            that many are looked at, evenly spread, and of the later ones too.
+        later: Observations at which the policy acts later, (N, O): the log's next ones without
+            those that end an episode. None where episodes have one step.
         transitions: The log, for the mean length of its episodes.
         discount: γ.
         seed: Of the draws.
@@ -90,28 +96,39 @@ def support(
     Raises:
         InputError: If there are no observations or the policy gives a number that is none.
     """
-    if not len(obs) or not transitions.n_episodes:
+    if not len(first) or not transitions.n_episodes:
         raise InputError("There are no observations to look for the policy's support at.")
-    rows = torch.linspace(0, len(obs) - 1, min(len(obs), MAX_ROWS), dtype=torch.float64).long()
-    unseen, density = [], []
     with torch.no_grad(), seeded(seed):
-        for chunk in torch.split(rows, CHUNK):
-            some = obs[chunk.to(obs.device)]  # (B, O)
-            try:
-                share, relative = _exact(policy, behavior, some)
-            except NotApplicableError:  # Box actions, or discrete ones without probabilities
-                share, relative = _drawn(policy, behavior, some)
-            unseen.append(share.double().cpu())
-            density.append(relative.double().cpu())
-    u = max(0.0, torch.cat(unseen).mean().item() - behavior.logged_unseen.item())
-    quantiles = np.quantile(torch.cat(density).numpy(), QUANTILES)
-    if not (np.isfinite(u) and np.isfinite(quantiles).all()):
+        looked_at = [_look(policy, behavior, obs) for obs in (first, later)]
+    expected = behavior.logged_unseen.item()
+    u_first, u = (
+        max(0.0, share.mean().item() - expected) if len(share) else 0.0 for share, _ in looked_at
+    )
+    density = torch.cat([relative for _, relative in looked_at])
+    quantiles = np.quantile(density.numpy(), QUANTILES)
+    if not (np.isfinite([u_first, u]).all() and np.isfinite(quantiles).all()):
         raise InputError(
             f"The {policy.name} policy gives actions or probabilities that are not finite: look "
             "at its weights."
         )
     horizon = effective_horizon(len(transitions) / transitions.n_episodes, discount)
-    return Support(u, compound(u, horizon), horizon, tuple(quantiles.tolist()), len(rows))
+    compounded = compound(u_first, u, horizon)
+    return Support(u_first, u, compounded, horizon, tuple(quantiles.tolist()), len(density))
+
+
+def _look(policy: TargetPolicy, behavior: BehaviorPolicy, obs: Tensor) -> tuple[Tensor, Tensor]:
+    """Unseen share and relative log-density of what a policy does at obs (N, O), (n,) each."""
+    rows = torch.linspace(0, len(obs) - 1, min(len(obs), MAX_ROWS), dtype=torch.float64).long()
+    unseen, density = [torch.zeros(0, dtype=torch.double)], [torch.zeros(0, dtype=torch.double)]
+    for chunk in torch.split(rows, CHUNK) if len(rows) else ():
+        some = obs[chunk.to(obs.device)]  # (B, O)
+        try:
+            share, relative = _exact(policy, behavior, some)
+        except NotApplicableError:  # Box actions, or discrete ones without probabilities
+            share, relative = _drawn(policy, behavior, some)
+        unseen.append(share.double().cpu())
+        density.append(relative.double().cpu())
+    return torch.cat(unseen), torch.cat(density)
 
 
 def effective_horizon(mean_length: float, discount: float) -> float:
@@ -123,13 +140,13 @@ def effective_horizon(mean_length: float, discount: float) -> float:
     return mean_length if discount >= 1 else min(mean_length, 1 / (1 - discount))
 
 
-def compound(unseen: float, horizon: float) -> float:
-    """Return ``1 - (1 - u)^H``.
+def compound(unseen_first: float, unseen: float, horizon: float) -> float:
+    """Return ``1 - (1 - u_0) (1 - u)^(H - 1)``, H at least 1.
 
-    >>> round(compound(0.16, 9.238), 2)
+    >>> round(compound(0.16, 0.16, 9.238), 2)
     0.8
     """
-    return float(1 - (1 - unseen) ** horizon)
+    return float(1 - (1 - unseen_first) * (1 - unseen) ** max(horizon - 1, 0))
 
 
 def _exact(policy: TargetPolicy, behavior: BehaviorPolicy, obs: Tensor) -> tuple[Tensor, Tensor]:
