@@ -22,7 +22,7 @@ def main(args: Sequence[str]) -> Path:
     config = _parser().parse_args(list(args))
     path = Path(config.checkpoint).expanduser()
     policy = load(path)
-    folder = Path(config.out) if config.out else run_of(path) / "export" / path.stem
+    folder = Path(config.out).resolve() if config.out else run_of(path) / "export" / path.stem
     make_writable(folder.parent, "--out")
     evaluation = _evaluation(path, policy)
     card = export_policy(policy, folder, config.format, evaluation, config.overwrite)

@@ -50,10 +50,12 @@ def export_policy(
     Raises:
         InputError: If the folder is there, a package is missing, or a graph acts otherwise than
             the policy.
-        OSError: If the disk is full. Nothing is left then.
+        OSError: If the disk is full. Nothing is left then, but for an export that was there.
     """
     if kind in ("onnx", "both"):
         _check_packages()
+    folder = folder.resolve()  # "." has no name, and a link's target is what is replaced
+    _restore(folder)
     _check_folder(folder, overwrite)
     graph = PolicyGraph(policy)
     obs, source = sample_observations(policy)
@@ -175,10 +177,24 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
         for name, content in files.items():
             (temporary / name).write_bytes(content)
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(_aside(folder))
         temporary.rename(folder)
     finally:
+        _restore(folder)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _restore(folder: Path) -> None:
+    """Put the old export back if the new one did not take its place, or remove it."""
+    old = _aside(folder)
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _aside(folder: Path) -> Path:
+    """Where an old export waits until the new one is in its place."""
+    return folder.with_name(f".{folder.name}.old")
 
 
 def _check_packages() -> None:

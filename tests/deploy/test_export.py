@@ -277,6 +277,44 @@ def test_an_existing_folder_is_left_alone_unless_it_may_be_replaced(tmp_path: Pa
     ]
 
 
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("failing", [0, 1])
+def test_the_old_export_stays_until_the_new_one_is_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int, killed: bool
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "card.md").write_text("an older one")
+    policy, real, renamed = policy_of(BC(3, 2, **SMALL)), Path.rename, list[Path]()
+
+    def rename(self: Path, target: Path) -> Path:
+        renamed.append(self)
+        if len(renamed) == failing + 1:
+            raise OSError(5, "Input/output error")
+        return real(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output"):
+        patch.setattr(Path, "rename", rename)
+        if killed:  # nothing is put back
+            restored = [exporting._restore, lambda folder: None]
+            patch.setattr(exporting, "_restore", lambda folder: restored.pop(0)(folder))
+        quick(policy, tmp_path / "out", overwrite=True)
+    with pytest.raises(InputError, match="is there"):
+        quick(policy, tmp_path / "out")
+    assert (tmp_path / "out" / "card.md").read_text() == "an older one"
+    assert [p.name for p in tmp_path.iterdir() if p.suffix != ".tmp"] == ["out"]
+    quick(policy, tmp_path / "out", overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_current_folder_can_be_exported_to_if_it_is_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    quick(policy_of(BC(3, 2, **SMALL)), Path("."), overwrite=True)
+    assert (tmp_path / "here" / "policy.pt2").is_file()
+
+
 def test_a_graph_that_acts_otherwise_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
