@@ -14,6 +14,7 @@ from rich.table import Table
 
 from lit_offrl.checkpoint import LoadedPolicy, load
 from lit_offrl.cli.evaluated import StageProgress
+from lit_offrl.cli.judged import evaluation_of, evaluation_path
 from lit_offrl.cli.parsing import OneLineParser, make_writable
 from lit_offrl.cli.run_folder import run_of
 from lit_offrl.data import Transitions, load_dataset
@@ -36,7 +37,7 @@ def main(args: Sequence[str]) -> Path:
     if config.calibration is not None:
         calibration = _episodes(config.calibration, policy)
     folder = Path(config.out) if config.out else run_of(path) / "monitor" / path.stem
-    prediction = _prediction(config.predicted, path, policy)
+    prediction = _prediction(config.predicted, path, policy, config.policy)
     reference = _reference(policy)
     for episodes in (logs, calibration):
         if episodes is not None:  # before minutes of work
@@ -158,30 +159,18 @@ def _reference(policy: LoadedPolicy) -> Transitions:
     return transitions
 
 
-def _prediction(given: list[float] | None, path: Path, policy: LoadedPolicy) -> Prediction | None:
+def _prediction(
+    given: list[float] | None, path: Path, policy: LoadedPolicy, acting: str
+) -> Prediction | None:
     """The predicted return: as given, or what an evaluation left beside the checkpoint."""
     if given is not None:
         return Prediction(given[0], given[1], given[2], "`--predicted`")
-    report = run_of(path) / "evaluation" / path.stem / "report.json"
-    if not report.is_file():
-        return None
-    try:
-        estimates = json.loads(report.read_text(encoding="utf-8"))["estimates"]
-        valid = [e for e in estimates if e["status"] == "valid" and e["interval"] is not None]
-        discounts = [e["details"].get("discount") for e in valid]
-    except (ValueError, KeyError, TypeError):
-        raise InputError(
-            f"`{report}` is no report of `lit-offrl evaluate`: make it anew, or give `--predicted`."
-        ) from None
-    if not valid:
-        return None
-    if discounts[0] != policy.algorithm.discount:
-        raise InputError(
-            f"`{report}` holds returns of discount {discounts[0]}, the checkpoint has "
-            f"{policy.algorithm.discount}: evaluate without `--discount`, or give `--predicted`."
-        )
-    low, high = valid[0]["interval"]
-    return Prediction(valid[0]["value"], low, high, f"{valid[0]['name']} of {report}")
+    evaluation = evaluation_of(path, policy, acting) or {"estimates": []}
+    for one in evaluation["estimates"]:
+        if one["status"] == "valid" and one["interval"] is not None:
+            low, high = one["interval"]
+            return Prediction(one["value"], low, high, f"{one['name']} of {evaluation_path(path)}")
+    return None
 
 
 def _ledger(

@@ -32,13 +32,13 @@ def make_card(
 
     Args:
         policy: What was trained.
-        evaluation: ``report.json`` of its evaluation, if there is one.
+        evaluation: ``report.json`` of its evaluation as it acts here, greedily, if there is one.
         hashes: SHA-256 of each file.
         checks: How each graph acts beside the policy.
         checked_on: How many observations, and which.
     """
     spec, scaling, info = policy.spec, policy.scaling, policy.info
-    known = evaluation or {}
+    known, training = evaluation or {}, [finding.to_dict() for finding in info.findings]
     return {
         "format": FORMAT,
         "algorithm": type(policy.algorithm).__name__,
@@ -62,7 +62,13 @@ def make_card(
         "estimates": known.get("estimates", []),
         "lower_bound": known.get("lower_bound"),
         "behavior_value": known.get("behavior_value"),
-        "findings": [finding.to_dict() for finding in info.findings],
+        "evaluation": {
+            "dataset_id": known.get("ledger", {}).get("log"),
+            "content_hash": known.get("ledger", {}).get("log's content hash"),
+            "estimand": known.get("estimand", ""),
+            "findings": [one for one in known.get("findings", []) if one not in training],
+        },
+        "findings": training,
         "files": hashes,
         "check": {
             "observations": checked_on,
@@ -111,13 +117,15 @@ def to_json(card: dict[str, Any]) -> str:
 
 def to_markdown(card: dict[str, Any]) -> str:
     """The card for people."""
-    data, check = card["data"], card["check"]
+    data, check, evaluation = card["data"], card["check"], card["evaluation"]
+    found = _findings(evaluation["findings"])
     differences = ", ".join(
         f"`{name}` by at most {value:.1e} of the range{_ties(check['ties'][name])}"
         for name, value in check["largest_difference"].items()
     )
     rows = {
-        "learned from": f"`{data['dataset_id']}`, content {data['content_hash'][:12]}",
+        "learned from": _log_of(data),
+        **({"evaluated on": _log_of(evaluation)} if evaluation["dataset_id"] else {}),
         "updates, seed": f"{card['updates']:,}, {card['seed']}",
         "discount": card["discount"],
         "online episodes spent in training": card["online_episodes_spent"],
@@ -140,9 +148,9 @@ def to_markdown(card: dict[str, Any]) -> str:
             *_estimates(card),
             "## Findings of training",
             "",
-            *(f"- {f['name']} {f['verdict']}: {f['meaning']}" for f in card["findings"]),
-            *(["None."] if not card["findings"] else []),
+            *(_findings(card["findings"]) or ["None."]),
             "",
+            *(["## Findings of the evaluation", "", *found, ""] if found else []),
             "## Limits",
             "",
             *(f"- {limit}" for limit in card["limits"]),
@@ -161,17 +169,27 @@ def to_markdown(card: dict[str, Any]) -> str:
     )
 
 
+def _log_of(data: dict[str, Any]) -> str:
+    return f"`{data['dataset_id']}`, content {data['content_hash'][:12]}"
+
+
+def _findings(findings: list[dict[str, Any]]) -> list[str]:
+    return [f"- {f['name']} {f['verdict']}: {f['meaning']}" for f in findings]
+
+
 def _ties(count: int) -> str:
     return f" but for {count} where two actions are equally good" if count else ""
 
 
 def _estimates(card: dict[str, Any]) -> list[str]:
-    """Off-policy estimates as a table; nothing without an evaluation."""
-    valid = [one for one in card["estimates"] if one.get("value") is not None]
+    """Valid off-policy estimates as a table; nothing without an evaluation."""
+    valid = [one for one in card["estimates"] if one["status"] == "valid"]
     if not valid:
         return []
     return [
         "## Off-policy estimates of the discounted return",
+        "",
+        card["evaluation"]["estimand"],
         "",
         "| estimator | value | interval |",
         "|---|---|---|",

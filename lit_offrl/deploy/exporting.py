@@ -41,7 +41,8 @@ def export_policy(
         policy: What was trained.
         folder: Where to.
         kind: Which graphs.
-        evaluation: What ``lit-offrl evaluate`` left as ``report.json``, for the card.
+        evaluation: What ``lit-offrl evaluate`` of the greedy policy left as ``report.json``, for
+            the card.
         overwrite: Whether the folder may be there before.
 
     Returns:

@@ -1,9 +1,10 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lit_offrl.checkpoint import load
+from tests.cli.judging import leave_evaluation
 from tests.cli.running import Fit, Outcome, run
 
 
@@ -47,21 +48,36 @@ def test_wrong_input_is_one_line(
     assert message in outcome.complaint
 
 
-@pytest.mark.parametrize(("updates", "headline"), [(4, "It is better."), (2, "")])
-def test_an_evaluation_of_another_state_is_left_out(
-    checkpoint: Path, capsys: pytest.CaptureFixture[str], updates: int, headline: str
+OTHERS: list[dict[str, Any]] = [
+    {"ledger": {"gradient updates": 2}},
+    {"ledger": {"training seed": 9}},
+    {"ledger": {"its content hash": "another"}},
+    {"ledger": {"algorithm": "CQL"}},
+    {"ledger": {"evaluation policy": "sampled"}},
+    {"details": {"discount": 0.9}},
+]
+
+
+def test_only_an_evaluation_of_this_very_policy_is_on_the_card(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    info, spec = (policy := load(checkpoint)).info, policy.spec
-    judged = {
-        "gradient updates": updates,
-        "training seed": info.seed,
-        "its content hash": spec.content_hash,
-    }
-    report = {"conclusion": "use", "headline": "It is better.", "ledger": judged}
-    folder = checkpoint.parents[1] / "evaluation" / "last"
-    folder.mkdir(parents=True)
-    (folder / "report.json").write_text(json.dumps(report))
-    assert run(capsys, ["export", str(checkpoint), "--format", "torch"]).code == 0
-    card = json.loads((checkpoint.parents[1] / "export" / "last" / "card.json").read_text())
-    assert card["headline"] == headline
-    assert (card["conclusion"] == "not evaluated") == (not headline)
+    command = ["export", str(checkpoint), "--format", "torch", "--overwrite", "true"]
+    for changes in [{}, *OTHERS]:
+        report = leave_evaluation(checkpoint, **changes)
+        caplog.clear()
+        assert run(capsys, command).code == 0
+        card = json.loads((checkpoint.parents[1] / "export" / "last" / "card.json").read_text())
+        assert (card["headline"], card["conclusion"]) == (
+            ("", "not evaluated") if changes else ("It is better.", "use")
+        )
+        assert ("judges another policy" in caplog.text) == bool(changes)
+        report.unlink()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"conclusion": "use", "ledger": 3}'])
+def test_a_damaged_evaluation_is_one_line(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    leave_evaluation(checkpoint).write_text(content)
+    outcome = run(capsys, ["export", str(checkpoint), "--format", "torch"])
+    assert "is no report of `lit-offrl evaluate`: make it anew, or remove it" in outcome.complaint

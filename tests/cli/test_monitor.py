@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lit_offrl.checkpoint import load
+from tests.cli.judging import leave_evaluation
 from tests.cli.running import Fit, Outcome, run
 from tests.data.makers import ACTION, OBS, episode, make_minari, stacked
 
@@ -103,28 +104,37 @@ def test_accepted_episodes_calibrate_all_tests(checkpoint: str, monitor: Any) ->
     assert findings >= {"monitor_state", "monitor_td_error", "monitor_returns"}
 
 
-def evaluation(discount: float = 0.99, **changes: Any) -> None:
-    """What ``lit-offrl evaluate`` leaves beside the checkpoint."""
-    estimate = {
-        "name": "FQE", "status": "valid", "value": 0.5, "interval": [-1.0, 2.0],
-        "details": {"discount": discount},
-    }  # fmt: skip
-    folder = Path("run/evaluation/last")
-    folder.mkdir(parents=True)
-    (folder / "report.json").write_text(json.dumps({"estimates": [estimate | changes]}))
-
-
 def test_the_prediction_is_what_an_evaluation_left(checkpoint: str, monitor: Any) -> None:
-    evaluation()
+    leave_evaluation(Path(checkpoint))
     assert monitor(checkpoint, "tests/deployed-v0").code == 0
     assert found()["ledger"]["prediction"].startswith("FQE of ")
     returns = next(f for f in found()["findings"] if f["name"] == "monitor_returns")
     assert "predicted -1 to 2" in returns["meaning"]
 
 
-def test_a_prediction_of_another_discount_is_refused(checkpoint: str, monitor: Any) -> None:
-    evaluation(discount=0.9)
-    assert "returns of discount 0.9" in monitor(checkpoint, "tests/deployed-v0").complaint
+def test_a_prediction_of_another_policy_or_discount_is_left_out(
+    checkpoint: str, monitor: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    report = leave_evaluation(Path(checkpoint), {"evaluation policy": "sampled"})
+    assert monitor(checkpoint, "tests/deployed-v0").code == 0
+    assert found()["ledger"]["prediction"] == "none"
+    assert "(evaluation policy sampled, not greedy)" in caplog.text
+    assert monitor(checkpoint, "tests/deployed-v0", "--policy", "sampled").code == 0
+    assert found()["ledger"]["prediction"].startswith("FQE of ")
+    report.unlink()
+    leave_evaluation(Path(checkpoint), details={"discount": 0.9})
+    assert monitor(checkpoint, "tests/deployed-v0").code == 0
+    assert "(discount 0.9, not 0.99)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "changes", [{"value": None}, {"interval": [1.0]}, {"status": 3, "value": "x"}]
+)
+def test_a_damaged_evaluation_is_one_line(
+    checkpoint: str, monitor: Any, changes: dict[str, Any]
+) -> None:
+    leave_evaluation(Path(checkpoint), **changes)
+    assert "is no report of" in monitor(checkpoint, "tests/deployed-v0").complaint
 
 
 @pytest.mark.parametrize(

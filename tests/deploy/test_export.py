@@ -225,8 +225,17 @@ def test_the_card_says_what_the_policy_is(tmp_path: Path) -> None:
         "conclusion": "use",
         "headline": "It is better.",
         "why": "By far.",
-        "estimates": [{"name": "FQE", "value": 3.0, "interval": [2.0, 4.0]}],
+        "estimates": [
+            {"name": "FQE", "status": "valid", "value": 3.0, "interval": [2.0, 4.0]},
+            {"name": "WIS", "status": "dropped", "value": 9.0, "interval": [8.0, 10.0]},
+        ],
         "lower_bound": 1.5,
+        "estimand": "Discounted return of the greedy policy.",
+        "findings": [
+            Finding("q_bounds", "ok", "Values are possible.").to_dict(),
+            Finding("support", "fail", "Not covered.").to_dict(),
+        ],
+        "ledger": {"log": "other/log-v0", "log's content hash": "0123456789abcdef"},
     }
     policy = policy_of(IQL(3, 2, discount=0.9, **SMALL))
     card = quick(policy, tmp_path / "out", evaluation=evaluation)
@@ -240,11 +249,21 @@ def test_the_card_says_what_the_policy_is(tmp_path: Path) -> None:
     )
     assert card["data"]["content_hash"] == "hash" and card["lower_bound"] == 1.5
     text = (tmp_path / "out" / "card.md").read_text()
-    for part in ("**USE.** It is better. By far.", "| FQE | 3 | 2 to 4 |", "q_bounds ok"):
-        assert part in text
+    for part in (
+        "**USE.** It is better. By far.",
+        "| evaluated on | `other/log-v0`, content 0123456789ab |",
+        "\nDiscounted return of the greedy policy.\n",
+        "| FQE | 3 | 2 to 4 |",
+        "## Findings of training\n\n- q_bounds ok: Values are possible.\n\n",
+        "## Findings of the evaluation\n\n- support fail: Not covered.\n\n",
+    ):
+        assert part in text, part
+    assert "WIS" not in text
     assert "Intended use: The task that" in text
     bare = quick(policy, tmp_path / "bare")
     assert bare["conclusion"] == "not evaluated" and "None yet" in bare["intended_use"]
+    text = (tmp_path / "bare" / "card.md").read_text()
+    assert "evaluated on" not in text and "Findings of the evaluation" not in text
     doubted = quick(policy, tmp_path / "doubted", evaluation={"conclusion": "not shown"})
     assert "does not support" in doubted["intended_use"]
 
@@ -295,8 +314,7 @@ def test_the_old_export_stays_until_the_new_one_is_in_its_place(
     with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output"):
         patch.setattr(Path, "rename", rename)
         if killed:  # nothing is put back
-            restored = [exporting._restore, lambda folder: None]
-            patch.setattr(exporting, "_restore", lambda folder: restored.pop(0)(folder))
+            patch.setattr(exporting, "_restore", lambda folder: None)
         quick(policy, tmp_path / "out", overwrite=True)
     with pytest.raises(InputError, match="is there"):
         quick(policy, tmp_path / "out")
