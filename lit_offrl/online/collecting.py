@@ -221,7 +221,8 @@ def _play(recipe: Recipe, env: gym.Env[Any, Any], act: Act, number: int) -> Epis
     seed_draws(seed, torch.device("cpu"))
     with watched(env, 0):
         episode = play(env, act, seed)
-    for what, values in (("a reward", episode.rewards), ("an observation", episode.observations)):
+    parts = [("an observation", part) for part in leaves(episode.observations)]
+    for what, values in [("a reward", episode.rewards), *parts]:
         for step, value in enumerate(values):
             if not _is_finite(value):
                 raise EnvironmentFailed(
@@ -232,8 +233,7 @@ def _play(recipe: Recipe, env: gym.Env[Any, Any], act: Act, number: int) -> Epis
 
 
 def _is_finite(value: Any) -> bool:
-    numbers = [leaf for leaf in map(np.asarray, leaves(value)) if leaf.dtype.kind == "f"]
-    return all(bool(np.isfinite(leaf).all()) for leaf in numbers)
+    return np.asarray(value).dtype.kind != "f" or bool(np.isfinite(value).all())
 
 
 def _reference_scores(

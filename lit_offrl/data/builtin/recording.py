@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 import minari
 import numpy as np
+from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
 # From an observation and the episode's generator: the action, and the log-probability it was
@@ -58,7 +60,7 @@ def play(env: gym.Env[Any, Any], act: Act, seed: int) -> EpisodeBuffer:
     """Play one episode; environment and behavior draw from streams of the same seed."""
     rng = np.random.default_rng([seed, 1])
     obs, _ = env.reset(seed=seed)
-    observations, actions = [obs], []
+    observations, actions = [deepcopy(obs)], []  # environments may write into what they return
     rewards: list[float] = []
     terminations: list[bool] = []
     truncations: list[bool] = []
@@ -66,9 +68,9 @@ def play(env: gym.Env[Any, Any], act: Act, seed: int) -> EpisodeBuffer:
     done = False
     while not done:
         action, log_prob = act(obs, rng)
+        actions.append(deepcopy(action))
         obs, reward, terminated, truncated, _ = env.step(action)
-        observations.append(obs)
-        actions.append(action)
+        observations.append(deepcopy(obs))
         rewards.append(float(reward))
         terminations.append(bool(terminated))
         truncations.append(bool(truncated))
@@ -79,13 +81,22 @@ def play(env: gym.Env[Any, Any], act: Act, seed: int) -> EpisodeBuffer:
     infos = {"behavior_log_prob": [*log_probs, 0.0]} if log_probs else None
     return EpisodeBuffer(
         seed=seed,
-        observations=observations,
+        observations=_by_part(env.observation_space, observations),
         actions=actions,
         rewards=rewards,
         terminations=terminations,
         truncations=truncations,
         infos=infos,
     )
+
+
+def _by_part(space: gym.Space[Any], values: list[Any]) -> Any:
+    """Turn a list of nested observations into nested lists, as Minari wants them."""
+    if isinstance(space, spaces.Dict):
+        return {key: _by_part(part, [v[key] for v in values]) for key, part in space.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_by_part(part, [v[i] for v in values]) for i, part in enumerate(space))
+    return values
 
 
 def mean_return(env: gym.Env[Any, Any], act: Act, scale: float) -> float:
