@@ -86,7 +86,7 @@ def _parser() -> OneLineParser:
         "--sample_scale",
         type=float,
         default=1.0,
-        help="Factor on a stochastic one's σ; 0: greedy.",
+        help="Factor on a stochastic one's σ, temperature of a discrete one; 0: greedy.",
     )
     add("--epsilon", type=float, default=0.0, help="Probability of a uniform discrete action.")
     add(

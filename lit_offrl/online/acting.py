@@ -25,6 +25,8 @@ class _Sampling(RawPolicy):
         self._exploration = exploration
         self._policy: Callable[[Tensor], Distribution] = policy.algorithm.policy
         self._own: Callable[[Tensor], Tensor] | None = getattr(policy.algorithm, "explore", None)
+        if self._own is not None and exploration.sample_scale == 0:
+            self._own = policy.algorithm.act
         self.log_prob: float | None = None
 
     def _draw(self, obs: Tensor) -> Tensor:
@@ -60,12 +62,17 @@ def checkpoint_act(
         exploration: How far it strays.
 
     Raises:
-        InputError: If the environment has other spaces.
+        InputError: If the environment has other spaces, or the policy cannot stray so.
     """
     env_id = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
     check_spaces(env, env_id, policy.spec)
     if exploration.kl_budget is not None:
         raise InputError("`kl_budget` is for fine-tuning: leave it out.")
+    if hasattr(policy.algorithm, "explore") and exploration.sample_scale not in (0, 1):
+        raise InputError(
+            f"{type(policy.algorithm).__name__} chooses between two policies: set `sample_scale` "
+            "to 0 (greedy) or 1."
+        )
     sampling = _Sampling(policy, exploration)
 
     def act(obs: Any, rng: np.random.Generator) -> tuple[Any, float | None]:

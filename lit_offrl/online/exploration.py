@@ -9,7 +9,14 @@ from torch import Tensor
 
 from lit_offrl.algorithms import OfflineAlgorithm
 from lit_offrl.errors import InputError
-from lit_offrl.policies import Categorical, Deterministic, Distribution, Gaussian, TanhGaussian
+from lit_offrl.policies import (
+    Categorical,
+    Deterministic,
+    Distribution,
+    Gaussian,
+    Greedy,
+    TanhGaussian,
+)
 
 BISECTIONS = 30
 
@@ -20,7 +27,8 @@ class Exploration:
 
     Args:
         noise: Standard deviation added to a deterministic Box policy (ReBRAC 0.03, TD3+BC 0.1).
-        sample_scale: Factor on the standard deviation of a stochastic Box policy; 0 is greedy.
+        sample_scale: Factor on the standard deviation of a stochastic Box policy, temperature of a
+            discrete one (probabilities ∝ p^(1 / sample_scale)); 0 is greedy.
         epsilon: Probability of a uniform action where actions are discrete.
         kl_budget: Bits by which the collecting policy may differ from the offline policy at each
             state; null does not limit it.
@@ -57,7 +65,8 @@ class Exploration:
         """The distribution that is drawn from where no budget binds."""
         if isinstance(policy, Categorical):
             uniform = torch.full_like(policy.log_probs, 1 / policy.log_probs.shape[-1])
-            mixed = (1 - self.epsilon) * policy.probs + self.epsilon * uniform
+            probs = _tempered(policy, self.sample_scale).probs
+            mixed = (1 - self.epsilon) * probs + self.epsilon * uniform
             return Categorical(mixed.log())
         if isinstance(policy, Deterministic):
             log_std = torch.full_like(policy.action, self.noise).log()
@@ -89,6 +98,15 @@ class Exploration:
             with torch.no_grad():
                 policy, trusted = algorithm.policy(obs), offline.policy(obs)
             within(self.widened(policy), self.widened(trusted), 0.0)
+
+
+def _tempered(policy: Categorical, temperature: float) -> Categorical:
+    if temperature == 1:
+        return policy
+    if temperature == 0:
+        return Greedy(policy.mode, policy.log_probs.shape[-1])
+    below = policy.log_probs - policy.log_probs.amax(-1, keepdim=True)  # not all may become -inf
+    return Categorical(below / temperature)
 
 
 def _log(value: float) -> float:

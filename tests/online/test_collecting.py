@@ -8,8 +8,10 @@ import minari
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.registration import EnvSpec
 
 from lit_offrl.algorithms import CQL, IQL, TD3BC, DiscreteCQL, DiscreteIQL, OfflineAlgorithm
+from lit_offrl.algorithms.pex import PEX
 from lit_offrl.checkpoint import LoadedPolicy, TrainingInfo
 from lit_offrl.data import Transitions, load_dataset
 from lit_offrl.errors import EnvironmentFailed, InputError
@@ -183,6 +185,11 @@ def policy_of(algorithm: OfflineAlgorithm, env_id: str) -> LoadedPolicy:
 CASES: list[tuple[str, Callable[[], OfflineAlgorithm], Exploration]] = [
     ("CartPole-v1", lambda: DiscreteIQL(4, 2, hidden=(8,)), Exploration(epsilon=0.3)),
     ("CartPole-v1", lambda: DiscreteCQL(4, 2, hidden=(8,)), Exploration(epsilon=0.3)),
+    (
+        "CartPole-v1",
+        lambda: DiscreteIQL(4, 2, hidden=(8,)),
+        Exploration(sample_scale=0.0, epsilon=0.3),
+    ),
     ("Pendulum-v1", lambda: CQL(3, 1, (8,), (8,)), Exploration()),
 ]
 
@@ -208,6 +215,77 @@ def test_a_checkpoints_probabilities_are_those_it_draws_with(
         inside = (actions >= low) & (actions < high)
         if count > 200:
             assert count / 2000 / (high - low) == pytest.approx(density[inside].mean(), rel=0.2)
+
+
+def test_greedy_is_what_the_policy_does_by_itself() -> None:
+    greedy, drawn = Exploration(sample_scale=0.0, epsilon=0.0), np.random.default_rng(0)
+    algorithms: list[tuple[str, OfflineAlgorithm]] = [
+        ("Pendulum-v1", PEX(3, 1, hidden=(8,))),
+        ("CartPole-v1", DiscreteIQL(4, 2, hidden=(8,))),
+    ]
+    for env_id, algorithm in algorithms:
+        policy, env = policy_of(algorithm, env_id), gym.make(env_id)
+        act = checkpoint_act(policy, env, greedy)
+        for seed in range(20):
+            obs, _ = env.reset(seed=seed)
+            action, log_prob = act(obs, drawn)
+            np.testing.assert_array_equal(action, policy(obs))
+            assert log_prob == (0.0 if env_id == "CartPole-v1" else None)
+    policy, env = policy_of(PEX(3, 1, hidden=(8,)), "Pendulum-v1"), gym.make("Pendulum-v1")
+    with pytest.raises(InputError, match="PEX chooses between two policies"):
+        checkpoint_act(policy, env, Exploration(sample_scale=0.5))
+
+
+class Reusing(gym.Env[Any, Any]):
+    """Counts its steps in one array that it hands out again and again, in a nested observation."""
+
+    observation_space = gym.spaces.Dict(
+        {
+            "count": gym.spaces.Box(-np.inf, np.inf, (2,), np.float64),
+            "more": gym.spaces.Tuple((gym.spaces.Discrete(5), gym.spaces.Box(0, 9, (1,)))),
+        }
+    )
+    action_space = gym.spaces.Box(-1.0, 1.0, (1,))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.count, self.last = np.zeros(2), np.zeros(1, np.float32)
+        return self._obs(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.count += 1
+        self.last[:] = self.count[0]
+        action[:] = 0
+        return self._obs(), 1.0, bool(self.count[0] == 4), False, {}
+
+    def _obs(self) -> Any:
+        return {"count": self.count, "more": (np.int64(self.count[0]), self.last)}
+
+
+@pytest.mark.filterwarnings("ignore:.*share an object")
+def test_nested_observations_in_arrays_that_are_used_again_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(
+        gym.registry, "tests/Reusing-v0", EnvSpec("tests/Reusing-v0", f"{__name__}:Reusing")
+    )
+    wanted = recipe(env_id="tests/Reusing-v0", steps=None, episodes=3)
+    real, count = collecting._play, iter((0, 1))
+
+    def dying(*arguments: Any) -> Any:
+        if next(count, None) is None:
+            raise Killed
+        return real(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(collecting, "_play", dying)
+        collect(wanted)
+    rows = recorded(wanted)
+    steps = np.tile(np.arange(4.0), 3)
+    obs = np.column_stack([steps, steps, *(steps == i for i in range(5)), steps])
+    np.testing.assert_array_equal(rows.obs, obs)
+    np.testing.assert_array_equal(rows.next_obs[:, 0], steps + 1)
+    assert (rows.action != 0).all()
 
 
 @pytest.mark.parametrize("make", [lambda: IQL(3, 1, (8,)), lambda: TD3BC(3, 1, (8,))])

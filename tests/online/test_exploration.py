@@ -96,6 +96,20 @@ def test_a_stochastic_policy_is_scaled_down_to_greedy() -> None:
     assert torch.equal(greedy.sample(), wanted.mean.tanh())
 
 
+def test_a_discrete_policy_is_cooled_down_to_greedy() -> None:
+    policy = Categorical(torch.tensor([[0.1, 0.6, 0.3]]).log())
+    cooled = Exploration(sample_scale=0.5, epsilon=0.0).widened(policy)
+    assert isinstance(cooled, Categorical)
+    torch.testing.assert_close(cooled.probs, torch.tensor([[1.0, 36.0, 9.0]]) / 46)
+    for scale in (0.0, 1e-40):
+        greedy = Exploration(sample_scale=scale, epsilon=0.3).widened(policy)
+        assert isinstance(greedy, Categorical)
+        torch.testing.assert_close(greedy.probs, torch.tensor([[0.1, 0.8, 0.1]]))
+    as_it_is = Exploration(epsilon=0.0).widened(policy)
+    assert isinstance(as_it_is, Categorical)
+    torch.testing.assert_close(as_it_is.probs, policy.probs)
+
+
 def test_the_explorer_obeys_the_budget_and_forgets_it_later() -> None:
     torch.manual_seed(0)
     algorithm, offline = BC(2, 1), BC(2, 1)
