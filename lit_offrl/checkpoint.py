@@ -79,7 +79,8 @@ def load(path: str | Path) -> LoadedPolicy:
         InputError: If the file is missing, damaged or not a checkpoint of lit_offrl.
     """
     checkpoint = read_checkpoint(Path(path).expanduser())
-    if seeds := checkpoint.get("algorithm", {}).get("seeds"):
+    stored = checkpoint.get("algorithm")
+    if isinstance(stored, dict) and (seeds := stored.get("seeds")):
         raise InputError(
             f"`{path}` holds {len(seeds)} seeds: give one of seed-*/checkpoints/ beside its folder."
         )
@@ -97,7 +98,7 @@ def load(path: str | Path) -> LoadedPolicy:
             tuple(Finding.from_dict(f) for c in callbacks for f in c.get("findings", ())),
         )
         state = checkpoint["state_dict"]
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise _foreign(path) from None
     algorithm = _build(_find_class(str(class_path)), checkpoint)
     algorithm.on_load_checkpoint(checkpoint)

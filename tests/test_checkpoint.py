@@ -158,6 +158,8 @@ def test_what_is_no_checkpoint_is_one_clear_line(checkpoint: Path, tmp_path: Pat
     whole = checkpoint.read_bytes()
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
     torch.save([1, 2], tmp_path / "list.ckpt")
+    torch.save({"algorithm": "ppo", "state_dict": {}}, tmp_path / "other.ckpt")
+    torch.save(torch.load(checkpoint) | {"callbacks": [1]}, tmp_path / "callbacks.ckpt")
     (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.ckpt").write_text("hello")
     (tmp_path / "empty.ckpt").touch()
@@ -169,6 +171,8 @@ def test_what_is_no_checkpoint_is_one_clear_line(checkpoint: Path, tmp_path: Pat
         "empty.ckpt": "damaged",
         "foreign.ckpt": "not a checkpoint of lit_offrl",
         "list.ckpt": "not a checkpoint of lit_offrl",
+        "other.ckpt": "not a checkpoint of lit_offrl",
+        "callbacks.ckpt": "not a checkpoint of lit_offrl",
     }
     for name, message in cases.items():
         with pytest.raises(InputError, match=message) as raised:
