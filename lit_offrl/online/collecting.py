@@ -1,6 +1,7 @@
 """Record policies in an environment as a Minari set, episode by episode, to go on after a kill."""
 
 import contextlib
+import hashlib
 import importlib
 import io
 import json
@@ -80,7 +81,11 @@ class Recipe:
 
     def to_json(self) -> str:
         """One text for one recipe, to tell whether a recording that is there is this one."""
-        values = {**vars(self), "exploration": vars(self.exploration)}
+        hashes = {
+            name: hashlib.sha256(Path(name).expanduser().read_bytes()).hexdigest()
+            for name in filter(_is_checkpoint, self.policies)
+        }
+        values = {**vars(self), "exploration": vars(self.exploration), "checkpoints": hashes}
         return json.dumps(values, indent=1)
 
 
@@ -103,10 +108,13 @@ def collect(
     env = _make(recipe.env_id)
     try:
         acts = [find_policy(name, env, recipe.exploration) for name in recipe.policies]
-        folder = _folder(root, recipe)
+        text = recipe.to_json()  # now: checkpoints may be replaced while episodes are played
+        folder = _folder(root, recipe.dataset_id, text)
         episodes, who = _record(recipe, env, acts, folder, progress)
         scores = _reference_scores(recipe, env, acts[0])
-        make_whole(root, recipe.dataset_id, lambda: _write(recipe, env, episodes, who, scores), {})
+        make_whole(
+            root, recipe.dataset_id, lambda: _write(recipe, text, env, episodes, who, scores), {}
+        )
         shutil.rmtree(folder, ignore_errors=True)
     finally:
         env.close()
@@ -117,7 +125,7 @@ def find_policy(name: str, env: gym.Env[Any, Any], exploration: Exploration) -> 
     """Make what acts of its name, see :class:`Recipe`."""
     if name == "random":
         return _random(env.action_space)
-    if name.endswith(".ckpt") or Path(name).is_file():
+    if _is_checkpoint(name):
         return checkpoint_act(load(name), env, exploration)
     module, colon, function = name.partition(":")
     if not colon:
@@ -135,6 +143,10 @@ def find_policy(name: str, env: gym.Env[Any, Any], exploration: Exploration) -> 
         return answer if pair else (answer, None)
 
     return act
+
+
+def _is_checkpoint(name: str) -> bool:
+    return name != "random" and (name.endswith(".ckpt") or Path(name).is_file())
 
 
 def _random(space: gym.Space[Any]) -> Act:
@@ -172,17 +184,17 @@ def _make(env_id: str) -> gym.Env[Any, Any]:
     return env
 
 
-def _folder(root: Path, recipe: Recipe) -> Path:
+def _folder(root: Path, dataset_id: str, text: str) -> Path:
     """Folder of the episodes that are recorded; one of another recipe is refused."""
-    folder = root / f".collect-{recipe.dataset_id.replace('/', '-')}"
+    folder = root / f".collect-{dataset_id.replace('/', '-')}"
     written = folder / "recipe.json"
-    if written.is_file() and written.read_text() != recipe.to_json():
+    if written.is_file() and written.read_text() != text:
         raise InputError(
-            f"{folder} holds another recording of `{recipe.dataset_id}`: repeat its command, or "
-            "remove the folder."
+            f"{folder} holds another recording of `{dataset_id}`: repeat its command, with "
+            "checkpoints that are unchanged since, or remove the folder."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(written, recipe.to_json().encode())
+    write_whole(written, text.encode())
     return folder
 
 
@@ -248,6 +260,7 @@ def _reference_scores(
 
 def _write(
     recipe: Recipe,
+    text: str,
     env: gym.Env[Any, Any],
     episodes: Sequence[EpisodeBuffer],
     who: Sequence[str],
@@ -267,7 +280,7 @@ def _write(
         code_permalink="lit_offrl.online.collecting",
         ref_min_score=scores[0],
         ref_max_score=scores[1],
-        description=f"Recorded by lit-offrl collect: {recipe.to_json()}",
+        description=f"Recorded by lit-offrl collect: {text}",
         data_format="hdf5",
     )
     dataset.storage.update_episode_metadata({"behavior": name} for name in who)

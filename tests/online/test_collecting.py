@@ -154,6 +154,24 @@ def test_another_recording_of_the_same_name_is_refused(monkeypatch: pytest.Monke
         collect(recipe(RIGHT))
 
 
+def test_a_recording_does_not_go_on_with_another_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tmp_path / "best.ckpt"
+    monkeypatch.setattr(collecting, "load", lambda name: None)
+    monkeypatch.setattr(collecting, "checkpoint_act", lambda *_: lambda *_: (0, None))
+    wanted = recipe(str(checkpoint))
+    checkpoint.write_bytes(b"one")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(collecting, "_play", lambda *_: (_ for _ in ()).throw(Killed()))
+        collect(wanted)
+    checkpoint.write_bytes(b"two")
+    with pytest.raises(InputError, match="with checkpoints that are unchanged since"):
+        collect(wanted)
+    checkpoint.write_bytes(b"one")
+    collect(wanted)
+
+
 def test_reference_scores_are_measured() -> None:
     collect(recipe(RIGHT, steps=50, ref_scores=True))
     spec = load_dataset("mine/mixed-v0")[1]
