@@ -195,7 +195,7 @@ def _restore(folder: Path) -> None:
 
 def _aside(folder: Path) -> Path:
     """Where an old export waits until the new one is in its place."""
-    return folder.with_name(f".{folder.name}.old")
+    return folder.parent / f".{folder.name}.old"  # "/" has no name to replace
 
 
 def _check_packages() -> None:

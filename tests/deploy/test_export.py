@@ -331,6 +331,8 @@ def test_the_current_folder_can_be_exported_to_if_it_is_empty(
     monkeypatch.chdir(tmp_path / "here")
     quick(policy_of(BC(3, 2, **SMALL)), Path("."), overwrite=True)
     assert (tmp_path / "here" / "policy.pt2").is_file()
+    with pytest.raises(InputError, match="holds more than an export"):
+        quick(policy_of(BC(3, 2, **SMALL)), Path("/"), overwrite=True)
 
 
 def test_a_graph_that_acts_otherwise_is_refused(
