@@ -217,8 +217,8 @@ _add(
     ),
     (
         "epsilon on the policy's side",
-        "(1 - self.epsilon) * policy.probs + self.epsilon * uniform",
-        "self.epsilon * policy.probs + (1 - self.epsilon) * uniform",
+        "(1 - self.epsilon) * probs + self.epsilon * uniform",
+        "self.epsilon * probs + (1 - self.epsilon) * uniform",
     ),
     (
         "reference ignored",
