@@ -132,11 +132,26 @@ class DeploymentMonitor:
     @property
     def conclusion(self) -> Conclusion:
         """What has changed."""
-        judged = [name for name in ("dynamics", "reward") if name in self.tests]
-        fewest = fewest_episodes(len(self.known), self.threshold)
-        n = len(self.seen)
-        needed = fewest if judged else None
-        return conclude(self.alarms, n, needed, self._visible_drop(max(n, needed or 0)))
+        n, judged, needed = len(self.seen), 0, None
+        if "dynamics" in self.tests:  # rewards are scored where dynamics are
+            judged = self.tests["dynamics"].wealth.judged
+            needed = fewest_episodes(len(self._calibration("dynamics")), self.threshold)
+        drop = self._visible_drop(n + max(0, (needed or 0) - judged))
+        return conclude(self.alarms, n, judged, needed, drop, self._expected)
+
+    @property
+    def _expected(self) -> str:
+        """What the episodes are compared with, in words."""
+        known = ["the log"]
+        if self.calibrated:
+            known.append("the accepted episodes")
+        if isinstance(self.tests.get("returns"), MeanTest):
+            known.append("the prediction")
+        return " and ".join(known)
+
+    def _calibration(self, name: str) -> list[float]:
+        """What the calibration episodes score in a test."""
+        return [score for one in self.known if (score := one.score(name)) is not None]
 
     def _visible_drop(self, n: int) -> float | None:
         """Drop of the mean return that n episodes would show; None if none would."""
@@ -163,7 +178,7 @@ class DeploymentMonitor:
         tests: dict[str, ConformalTest | MeanTest] = {}
         reasons: dict[str, str] = {}
         for name in ("dynamics", "reward", "state", "td_error"):
-            scores = [score for one in self.known if (score := one.score(name)) is not None]
+            scores = self._calibration(name)
             if name in ("state", "td_error") and not self.calibrated:
                 reasons[name] = (
                     "The policy meets other states than the log by design: give accepted episodes "

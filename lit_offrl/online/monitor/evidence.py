@@ -40,6 +40,8 @@ ABOUT = {
     "td_error": "that TD errors are like the calibration episodes'",
     "returns": "that returns are as predicted",
 }
+"""What each test bets against; without a prediction the last is :data:`ABOUT_RETURNS`."""
+ABOUT_RETURNS = "that returns are like the calibration episodes'"
 AUC_WATCH = 0.8
 """AUC of state distances from which a shift is worth a look."""
 
@@ -48,8 +50,10 @@ def test_finding(monitor: Watched, name: str, wealth: Wealth) -> Finding:
     """Say how much one test holds against the assumption that it bets on."""
     after = first_passage(wealth.path, monitor.threshold)
     e_value = float(np.exp(min(wealth.log_peak, 700.0)))
+    conformal = isinstance(monitor.tests.get(name), ConformalTest)
+    about = ABOUT_RETURNS if name == "returns" and conformal else ABOUT[name]
     meaning = (
-        f"Evidence against the assumption {ABOUT[name]} reached e = {e_value:.3g} (alarm at "
+        f"Evidence against the assumption {about} reached e = {e_value:.3g} (alarm at "
         f"{monitor.threshold:.3g}){'' if after is None else f', after {counted(after)}'}"
         f"{_detail(monitor, name)}."
     )

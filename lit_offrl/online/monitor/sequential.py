@@ -37,9 +37,12 @@ class Wealth:
         self._log_bets = np.full(bets, math.log(0.5 / bets))
         self.path: list[float] = []
         """Natural logarithm of the wealth after each episode."""
+        self.judged = 0
+        """Episodes that were bet on, and not skipped."""
 
     def bet(self, factors: Array) -> None:
         """Multiply the bets by their factors, (bets,)."""
+        self.judged += 1
         woken = self._log_reserve + math.log(WAKING / len(factors))
         self._log_reserve += math.log1p(-WAKING)
         with np.errstate(divide="ignore"):  # a bet may be lost wholly

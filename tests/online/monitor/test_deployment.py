@@ -19,6 +19,8 @@ from tests.online.monitor import worlds
 
 TRUTH = chain5.start_value(chain5.policy_value(chain5.constant_policy(0.9)))
 NEAR = Prediction(TRUTH, TRUTH - 0.05, TRUTH + 0.05)
+ENOUGH = worlds.chain(20, 6, 0.9)
+"""More episodes than a strong change takes."""
 
 
 def chain_monitor(calibration: Transitions | None = None) -> DeploymentMonitor:
@@ -92,6 +94,35 @@ def test_few_episodes_are_never_called_unchanged(monitor: DeploymentMonitor) -> 
     assert found.episodes == 2
 
 
+@pytest.mark.parametrize(("far", "change"), [(40, "cannot say yet"), (15, "none")])
+def test_episodes_outside_of_the_support_are_no_evidence_of_none(
+    from_log: DeploymentMonitor, far: int, change: str
+) -> None:
+    monitor = copy.deepcopy(from_log)
+    for i, one in enumerate(worlds.episodes_of(worlds.chain(40, 6, 0.9))):
+        off = 5 if i < far else 0
+        monitor.add(replace(one, obs=one.obs + off, next_obs=one.next_obs + off))
+    found = monitor.conclusion
+    assert not found.alarms
+    assert (found.change, found.judged) == (change, 40 - far)
+    assert ("Only 0 of 40 lie within" in found.sentence) == (far == 40)
+    assert ("collect there" in found.advice) == (far == 40)
+
+
+def test_a_prediction_that_there_is_not_is_not_named(from_log: DeploymentMonitor) -> None:
+    monitor = copy.deepcopy(from_log)
+    assert "from the log and the prediction." in watch(monitor, ENOUGH).conclusion.sentence
+    monitor = copy.deepcopy(from_log)
+    del monitor.tests["returns"]
+    assert "from the log. No drop" in watch(monitor, ENOUGH).conclusion.sentence
+
+
+def test_where_no_number_of_episodes_would_do_more_of_them_are_not_asked_for() -> None:
+    found = conclude({}, 500, 500, None, None)
+    assert found.change == "cannot say yet"
+    assert "calibration" in found.sentence and "calibration" in found.advice
+
+
 def test_a_wrong_prediction_is_not_a_change_of_the_world(from_log: DeploymentMonitor) -> None:
     monitor = copy.deepcopy(from_log)
     test = monitor.tests["returns"]
@@ -105,7 +136,7 @@ def test_a_wrong_prediction_is_not_a_change_of_the_world(from_log: DeploymentMon
 def test_a_cause_is_named_before_what_it_moves() -> None:
     order = ["policy", "dynamics", "reward", "state", "td_error", "returns"]
     named = [
-        conclude({name: 9 - i for i, name in enumerate(order[k:])}, 9, 5, 1.0) for k in range(6)
+        conclude({name: 9 - i for i, name in enumerate(order[k:])}, 9, 9, 5, 1.0) for k in range(6)
     ]
     assert [found.change for found in named] == [
         "policy support", "dynamics", "reward", "covariate", "prediction", "prediction",
