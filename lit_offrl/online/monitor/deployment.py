@@ -155,10 +155,9 @@ class DeploymentMonitor:
 
     def _visible_drop(self, n: int) -> float | None:
         """Drop of the mean return that n episodes would show; None if none would."""
-        test, values = self.tests.get("returns"), np.array([one.value for one in self.known])
-        if isinstance(test, MeanTest):
-            return visible_drop(test, values, n, self.threshold)
-        return float(values.mean() - values.min()) if test is not None else None
+        values = np.array([one.value for one in self.known])
+        test = self.tests.get("returns")
+        return None if test is None else visible_drop(test, values, n, self.threshold, self.seed)
 
     def findings(self) -> list[Finding]:
         """Say what each test found."""

@@ -5,7 +5,8 @@ Under the null hypothesis a wealth starts at 1 and is not expected to grow, so t
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,10 @@ TINY = 1e-12
 """Stands for the p-value 0, which rounding may make."""
 WAKING = 0.02
 """Share of the wealth that is kept back and starts to bet at each episode: for late changes."""
+DRAWS = 9
+"""Resamples of which the median says what drop of the returns would show."""
+MOST_DRAWN = 300
+"""Episodes of a resample at most: more would show smaller drops, but take longer."""
 
 
 class Wealth:
@@ -164,35 +169,69 @@ def fewest_episodes(n_calibration: int, threshold: float, limit: int = 1000) -> 
     return None
 
 
-def visible_drop(test: MeanTest, values: Array, n: int, threshold: float) -> float | None:
-    """Smallest drop below the predicted interval that n numbers of usual spread would show.
+def visible_drop(
+    test: MeanTest | ConformalTest, values: Array, n: int, threshold: float, seed: int = 0
+) -> float | None:
+    """Smallest drop of the mean that n numbers of usual spread would show.
+
+    It is the median over :data:`DRAWS` resamples of n values, each moved to the mean that is tried:
+    below the predicted interval of a :class:`MeanTest`, below the calibration scores' mean
+    otherwise.
 
     Args:
-        test: The test.
-        values: Numbers that show the usual spread, in the order of time, (m,).
-        n: How many are to be seen.
+        test: What kind of test is asked, and with which interval.
+        values: Calibration scores, which show the usual spread, (m,).
+        n: How many are to be seen; of more than :data:`MOST_DRAWN` only as many.
         threshold: Wealth at which the test alarms.
+        seed: Of the resamples.
 
     Returns:
         The drop, a hundredth of the possible one exact; None if the largest would not show.
     """
-    low, (lowest, _) = test.interval[0], test.bounds
-    spread = np.resize(values - values.mean(), n)
-
-    def shows(drop: float) -> bool:
-        wealth = Wealth(2 * len(FRACTIONS))
-        for x in low - drop + spread:
-            wealth.bet(mean_bets(float(x), test.interval, test.bounds))
-        return wealth.log_peak >= math.log(threshold)
-
-    drops = np.linspace(0, low - lowest, 101)
-    if not n or not shows(drops[-1]):
+    if not n:
         return None
+    rng, n = np.random.default_rng(seed), min(n, MOST_DRAWN)
+    found = []
+    for _ in range(DRAWS):
+        drawn = rng.choice(values, n)
+        spread = drawn - drawn.mean()
+        if isinstance(test, MeanTest):
+            largest = test.interval[0] - test.bounds[0]
+            found.append(_smallest_drop(partial(_shows_low, test, spread, threshold), largest))
+        else:
+            new = values.mean() + spread
+            largest = float(np.ptp(values)) or abs(float(values.mean()))
+            found.append(_smallest_drop(partial(_shows_other, values, new, threshold), largest))
+    median = float(np.median(found))
+    return median if math.isfinite(median) else None
+
+
+def _smallest_drop(shows: Callable[[float], bool], largest: float) -> float:
+    """Smallest drop that shows; infinite if the largest does not, or 0 already does."""
+    drops = np.linspace(0, largest, 101)
+    if shows(0.0) or not shows(drops[-1]):
+        return math.inf
     first, last = 0, 100  # the last shows
     while last - first > 1:
         middle = (first + last) // 2
         first, last = (first, middle) if shows(drops[middle]) else (middle, last)
     return float(drops[last])
+
+
+def _shows_low(test: MeanTest, spread: Array, threshold: float, drop: float) -> bool:
+    """Whether bets on a mean below the interval alarm, those above it being lost."""
+    wealth = Wealth(2 * len(FRACTIONS))
+    for x in test.interval[0] - drop + spread:
+        below = mean_bets(float(x), test.interval, test.bounds)[: len(FRACTIONS)]
+        wealth.bet(np.append(below, np.zeros_like(below)))
+    return wealth.log_peak >= math.log(threshold)
+
+
+def _shows_other(known: Array, new: Array, threshold: float, drop: float) -> bool:
+    test = ConformalTest(known.tolist(), two_sided=True)
+    for x in new - drop:
+        test.add(float(x))
+    return test.wealth.log_peak >= math.log(threshold)
 
 
 class Cusum:

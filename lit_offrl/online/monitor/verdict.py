@@ -85,7 +85,7 @@ class Conclusion:
             others = ", ".join(f"{name} {after}" for name, after in self.alarms.items())
             return f"{words} Episodes until each alarm: {others}."
         if self.change == "none":
-            return f"{words} {self.expected}. {self._drop} would have shown by now."
+            return f"{words} {self.expected}. {self._drop} would probably have shown by now."
         if self.needed is None:
             return f"{words} With so few calibration episodes in the log's support no number would."
         if self._unknown:
@@ -94,7 +94,7 @@ class Conclusion:
                 f"and {self.needed} must."
             )
         more = self.needed - self.judged
-        return f"{words} {more} more would show a strong change. {self._drop} would show then."
+        return f"{words} {more} more would show a strong change. {self._drop} probably would."
 
     @property
     def _unknown(self) -> bool:

@@ -138,17 +138,46 @@ def test_fewest_episodes_grow_as_calibration_shrinks() -> None:
     assert after is not None and abs(after - (fewest[1] or 0)) <= 3
 
 
+def alarmed(test: MeanTest | ConformalTest, numbers: np.ndarray) -> bool:
+    for x in numbers:
+        test.add(float(x))
+    return first_passage(test.wealth.path, ALARM) is not None
+
+
 def test_the_visible_drop_is_the_smallest_that_alarms() -> None:
-    test, values = MeanTest((0.5, 0.6), (0.0, 1.0)), np.array([0.45, 0.55])
+    test, values = MeanTest((0.5, 0.6), (0.0, 1.0)), np.array([0.5, 0.5])
     drop = visible_drop(test, values, 30, ALARM)
     assert drop is not None
     for shift, alarms in ((drop, True), (drop - 0.005, False)):
         stream = MeanTest(test.interval, test.bounds)
-        for i in range(30):
-            stream.add(0.5 - shift + (-0.05, 0.05)[i % 2])
-        assert (first_passage(stream.wealth.path, ALARM) is not None) == alarms
+        assert alarmed(stream, np.full(30, 0.5 - shift)) == alarms
     assert visible_drop(test, values, 2, ALARM) is None
     assert visible_drop(test, values, 0, ALARM) is None
+
+
+@pytest.mark.parametrize("kind", ["mean", "conformal"])
+def test_a_drop_that_would_have_shown_does_show(kind: str) -> None:
+    rng = np.random.default_rng(4)
+    known = rng.beta(2, 8, 150)  # in the order of the log: its best episodes first
+    known = np.sort(known)[::-1]
+
+    def fresh() -> MeanTest | ConformalTest:
+        if kind == "conformal":
+            return ConformalTest(known.tolist(), two_sided=True)
+        return MeanTest((0.5, 0.52), (0.0, 1.0))
+
+    center = 0.5 if kind == "mean" else known.mean()
+    drop = visible_drop(fresh(), known, 40, ALARM)
+    assert drop is not None and drop > 0.05
+    again = [rng.choice(known, 40) - known.mean() + center for _ in range(40)]
+    assert np.mean([alarmed(fresh(), new - 1.5 * drop) for new in again]) > 0.8
+    assert np.mean([alarmed(fresh(), new - 0.5 * drop) for new in again]) < 0.5
+
+
+def test_nothing_would_show_where_the_spread_alone_alarms() -> None:
+    test, values = MeanTest((0.5, 0.5), (0.4, 1.0)), np.array([0.0, 1.0] * 20)
+    assert visible_drop(test, values[:20] * 0.1, 40, 1.0) is None  # any wealth alarms
+    assert visible_drop(ConformalTest([1.0] * 5, two_sided=True), np.ones(5), 40, ALARM) is None
 
 
 def test_cusum_is_page_s_recursion() -> None:
