@@ -204,10 +204,10 @@ def _print(monitor: DeploymentMonitor, title: str, report: Path) -> None:
     for finding in findings:
         if finding.verdict != "ok":
             console.print(f"{finding.verdict}: {finding.meaning}", soft_wrap=True)
-    whose = "accepted episodes" if monitor.calibrated else "held-out episodes of the log"
     console.print(
-        f"Compared with {len(monitor.known)} {whose}; alarms at e = {monitor.threshold:.4g}, so "
-        f"that unchanged deployments alarm at a rate of {monitor.delta:g} at most"
+        f"Compared with {len(monitor.known)} {monitor.whose}; alarms at e = "
+        f"{monitor.threshold:.4g}, so that unchanged deployments alarm at a rate of "
+        f"{monitor.delta:g} at most"
         f"{'' if monitor.calibrated else ', as far as the log is like them'}.",
         soft_wrap=True,
     )

@@ -62,14 +62,14 @@ def _curves(monitor: DeploymentMonitor) -> list[Curve]:
         for name, wealth in monitor.wealth.items()
     }
     lines = {}
-    if (predicted := monitor.prediction) is not None:
+    if (predicted := monitor.prediction) is not None and not monitor.unpredicted:
         lines = {"predicted, low": predicted.low, "predicted, high": predicted.high}
     values = {"return": [one.value for one in monitor.seen]}
     alarm = {"alarm": level}
     limits = {"upper limit": monitor.cusum.h, "lower limit": -monitor.cusum.h}
     sums = {"sum": monitor.cusum.path}
     episodes = "deployed episodes"
-    return [
+    curves = [
         Curve(
             "Evidence of a change",
             "log10 e, cut off at thrice the alarm",
@@ -82,3 +82,4 @@ def _curves(monitor: DeploymentMonitor) -> list[Curve]:
         Curve("Returns", "discounted return (raw reward)", x, values, {}, lines, episodes),
         Curve("Cumulative sum of returns", "standard deviations", x, sums, {}, limits, episodes),
     ]
+    return curves if monitor.expects_returns else curves[:-1]

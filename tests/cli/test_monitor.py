@@ -28,8 +28,9 @@ def monitor(capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 def random_episodes(count: int, steps: int, seed: int = 0, **changes: Any) -> list[Any]:
-    """Episodes of nobody's actions; Minari numbers them from 0."""
-    return [replace(episode(seed + i, steps, **changes), id=i) for i in range(count)]
+    """Episodes of nobody's actions that end; Minari numbers them from 0."""
+    ends = {"terminations": np.arange(steps) == steps - 1, "truncations": np.zeros(steps, np.bool_)}
+    return [replace(episode(seed + i, steps, **ends | changes), id=i) for i in range(count)]
 
 
 @pytest.fixture(scope="package")
@@ -135,6 +136,19 @@ def test_a_damaged_evaluation_is_one_line(
 ) -> None:
     leave_evaluation(Path(checkpoint), **changes)
     assert "is no report of" in monitor(checkpoint, "tests/deployed-v0").complaint
+
+
+def test_a_prediction_is_not_compared_with_what_a_time_limit_cuts_off(
+    sets: None, fit: Fit, monitor: Any
+) -> None:
+    cut = {"terminations": np.zeros(12, np.bool_), "truncations": np.arange(12) == 11}
+    make_minari(random_episodes(40, 12, **cut), "tests/cut-v0")
+    assert fit(data__dataset_id="tests/cut-v0", run_dir="run").code == 0
+    done = monitor(CHECKPOINT, "tests/deployed-v0", "--predicted", "0", "-1", "1")
+    assert "not applicable: 100% of the held-out episodes of the log are cut off" in done.out
+    findings = {finding["name"]: finding["verdict"] for finding in found()["findings"]}
+    assert findings["monitor_returns"] == findings["monitor_cusum"] == "not applicable"
+    assert [curve["title"] for curve in found()["curves"]] == ["Evidence of a change", "Returns"]
 
 
 @pytest.mark.parametrize(

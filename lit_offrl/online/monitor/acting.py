@@ -22,6 +22,8 @@ SAME_ACTION = 0.01
 """Difference of scaled actions that storing and rounding may make."""
 DIFFERING = 0.05
 """Share of actions that may differ from the greedy ones, such as where two are equally good."""
+OFTEN_HIDDEN = 0.05
+"""Share of episodes with a hidden tail above which returns are not compared with a prediction."""
 DRAWS = 199
 """Action sequences drawn from a stochastic policy to compare the logged one with."""
 IMPOSSIBLE = 1e-6
@@ -99,6 +101,24 @@ def episode_return(
 def hides_tail(episode: Transitions, discount: float) -> bool:
     """Whether a truncation cut off a part of the return that weighs something."""
     return not episode.terminated[-1] and discount ** len(episode) >= UNKNOWN_TAIL
+
+
+def return_span(
+    episode: Transitions, discount: float, bounds: tuple[float, float]
+) -> tuple[float, float]:
+    """What an episode's discounted return lies between, whatever a time limit cut off of it.
+
+    Args:
+        episode: The episode.
+        discount: γ.
+        bounds: What no return from any state can leave.
+    """
+    steps = len(episode)
+    known = float(episode.reward.astype(np.float64) @ discount ** np.arange(steps))
+    if not hides_tail(episode, discount):
+        return known, known
+    low, high = bounds
+    return known + discount**steps * low, known + discount**steps * high
 
 
 def return_bounds(log: Transitions, spec: DatasetSpec, discount: float) -> tuple[float, float]:

@@ -78,6 +78,8 @@ class DeploymentMonitor:
         )
         if calibration is not None:
             check_episodes(calibration, log)
+        self.bounds = acting.return_bounds(log, spec, float(algorithm.discount))
+        """What discounted returns cannot leave."""
         self.model = LogModel(log, scaling, n_actions, updates, seed, progress)
         source = self.model.held_out if calibration is None else calibration
         self.known = [self._see(one) for one in _episodes(source)]
@@ -86,10 +88,13 @@ class DeploymentMonitor:
         """Numbers of the episodes that were added."""
         self.differing: list[float] = []
         """Share of the actions of each added episode that are not the greedy ones."""
+        self.unpredicted = self._unpredicted()
+        """Why returns are not compared with a prediction; empty if they are."""
         self.tests, self.reasons = self._make_tests()
         self.policy_wealth = Wealth(len(power_bets(1.0)))
         known = np.array([one.value for one in self.known])
-        mean = float(known.mean()) if self.calibrated or prediction is None else prediction.mean
+        predicted = None if self.calibrated or self.unpredicted else prediction
+        mean = float(known.mean()) if predicted is None else predicted.mean
         self.cusum = Cusum(mean, float(known.std()) or 1.0)
 
     def add(self, episode: Transitions) -> list[Finding]:
@@ -109,7 +114,9 @@ class DeploymentMonitor:
         self.seen.append(seen)
         self.cusum.add(seen.value)
         for name, test in self.tests.items():
-            if (score := seen.score(name)) is not None:
+            if isinstance(test, MeanTest):
+                test.add(*seen.span)
+            elif (score := seen.score(name)) is not None:
                 test.add(score)
             else:
                 test.wealth.skip()
@@ -189,18 +196,39 @@ class DeploymentMonitor:
                 )
             else:
                 tests[name] = ConformalTest(scores, name == "td_error", self.seed)
-        bounds = acting.return_bounds(self.log, self.spec, float(self.algorithm.discount))
-        if self.prediction is not None and np.isfinite(bounds).all():
-            low, high = np.clip([self.prediction.low, self.prediction.high], *bounds).tolist()
-            tests["returns"] = MeanTest((low, high), bounds)
+        if self.prediction is not None and not self.unpredicted:
+            low, high = np.clip([self.prediction.low, self.prediction.high], *self.bounds).tolist()
+            tests["returns"] = MeanTest((low, high), self.bounds)
         elif self.calibrated:
             values = [one.value for one in self.known]
             tests["returns"] = ConformalTest(values, True, self.seed)
         else:
             reasons["returns"] = (
-                "There is no prediction." if self.prediction is None else "Returns have no bounds."
-            ) + " Give one, or accepted episodes of the policy as calibration."
+                f"{self.unpredicted} Give accepted episodes of the policy as calibration."
+            )
         return tests, reasons
+
+    def _unpredicted(self) -> str:
+        """Say why returns cannot be compared with a prediction."""
+        if self.prediction is None:
+            return "There is no predicted return."
+        hidden = float(np.mean([low < high for low, high in (one.span for one in self.known)]))
+        if hidden > acting.OFTEN_HIDDEN:
+            return (
+                f"{hidden:.0%} of the {self.whose} are cut off where what is left of the return "
+                "still weighs 5 % or more: the prediction holds that part, their returns do not."
+            )
+        return "" if np.isfinite(self.bounds).all() else "Returns have no bounds."
+
+    @property
+    def expects_returns(self) -> bool:
+        """Whether anything says what the policy's returns should be."""
+        return self.calibrated or not self.unpredicted
+
+    @property
+    def whose(self) -> str:
+        """What the episodes are compared with."""
+        return "accepted episodes" if self.calibrated else "held-out episodes of the log"
 
     def _see(self, episode: Transitions) -> Seen:
         data = self.model.view(episode)
@@ -209,7 +237,8 @@ class DeploymentMonitor:
         except NotApplicableError:
             error = None
         value = acting.episode_return(self.algorithm, episode, data, self.scaling)
-        return Seen(self.model.scores(episode), value, error)
+        span = acting.return_span(episode, float(self.algorithm.discount), self.bounds)
+        return Seen(self.model.scores(episode), value, span, error)
 
 
 def _episodes(transitions: Transitions) -> list[Transitions]:

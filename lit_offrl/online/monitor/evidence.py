@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 from scipy.stats import rankdata
 
-from lit_offrl.evaluation.finding import Finding
-from lit_offrl.online.monitor.seen import Seen
+from lit_offrl.evaluation.finding import Finding, not_applicable
+from lit_offrl.online.monitor.seen import Prediction, Seen
 from lit_offrl.online.monitor.sequential import (
     ConformalTest,
     Cusum,
@@ -30,6 +30,12 @@ class Watched(Protocol):
     differing: list[float]
     tests: dict[str, ConformalTest | MeanTest]
     cusum: Cusum
+    prediction: Prediction | None
+    unpredicted: str
+
+    @property
+    def expects_returns(self) -> bool:
+        """Whether anything says what the policy's returns should be."""
 
 
 ABOUT = {
@@ -106,13 +112,21 @@ def _detail(monitor: Watched, name: str) -> str:
     if isinstance(test, MeanTest):
         low, high = test.interval
         a, b = test.bounds
+        cut = np.mean([one.span[0] < one.span[1] for one in monitor.seen])
+        rest = (
+            f"; {cut:.0%} of the episodes are cut off, and count as what fits that best"
+            if cut
+            else ""
+        )
         return (
             f"{text}, predicted {low:.4g} to {high:.4g}, bounds {a:.4g} to {b:.4g} from the log's "
-            "rewards"
+            f"rewards{rest}"
         )
     known = [score for one in monitor.known if (score := one.score(name)) is not None]
     text += f", {np.mean(known):.4g} in {len(known)} calibration episodes"
     ratios = [one.scores.ratio for one in monitor.seen if one.scores.ratio is not None]
+    if name == "returns" and monitor.prediction is not None:
+        text += f". Not compared with the prediction: {monitor.unpredicted.removesuffix('.')}"
     if name == "reward" and ratios:
         text += f"; rewards are {np.mean(ratios):.3g} times those of similar logged transitions"
     return text
@@ -120,6 +134,9 @@ def _detail(monitor: Watched, name: str) -> str:
 
 def _cusum(monitor: Watched) -> Finding:
     cusum = monitor.cusum
+    if not monitor.expects_returns:
+        reason = "Returns of the log are those of another policy, and no prediction says its own."
+        return not_applicable("monitor_cusum", reason)
     meaning = (
         f"The cumulative sum of standardized returns is at {cusum.path[-1]:+.2f} (limit "
         f"{cusum.h:g}; crossed once in 465 episodes by chance)."

@@ -43,11 +43,13 @@ class Seen:
     Args:
         scores: What the log's models say.
         value: Discounted return.
+        span: What it lies between, whatever a time limit cut off.
         td_error: Mean TD error; None without a critic.
     """
 
     scores: EpisodeScores
     value: float
+    span: tuple[float, float]
     td_error: float | None
 
     def score(self, name: str) -> float | None:

@@ -117,9 +117,12 @@ class MeanTest:
         self.interval, self.bounds = interval, bounds
         self.wealth = Wealth(2 * len(FRACTIONS))
 
-    def add(self, x: float) -> None:
-        """Bet on the next number."""
-        self.wealth.bet(mean_bets(x, self.interval, self.bounds))
+    def add(self, low: float, high: float | None = None) -> None:
+        """Bet on the next number, or on one between ``low`` and ``high``, as the worst would do."""
+        best = low if high is None else high
+        below, _ = np.split(mean_bets(best, self.interval, self.bounds), 2)
+        _, above = np.split(mean_bets(low, self.interval, self.bounds), 2)
+        self.wealth.bet(np.append(below, above))
 
 
 def power_bets(p: float) -> Array:

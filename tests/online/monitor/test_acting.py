@@ -84,6 +84,16 @@ def test_a_critic_stands_in_for_what_a_time_limit_cuts_off() -> None:
     assert acting.episode_return(POLICY, one, seen(one), PLAIN) == pytest.approx(known)
 
 
+def test_what_a_time_limit_hides_lies_within_bounds() -> None:
+    one = episode()
+    ends = np.arange(len(one)) == len(one) - 1
+    cut = replace(one, terminated=np.zeros_like(ends), truncated=ends)
+    known, weight = float(one.reward @ 0.95 ** np.arange(len(one))), 0.95 ** len(one)
+    assert acting.return_span(one, 0.95, (-2.0, 18.0)) == pytest.approx((known, known))
+    wanted = (known - 2 * weight, known + 18 * weight)
+    assert acting.return_span(cut, 0.95, (-2.0, 18.0)) == pytest.approx(wanted)
+
+
 def test_bounds_of_returns_follow_from_the_log_s_rewards() -> None:
     log = worlds.chain(20, 0, 0.6)
     assert acting.return_bounds(log, SPEC, 0.95) == pytest.approx((-2.0, 18.0), abs=1e-5)

@@ -11,7 +11,7 @@ from lit_offrl.data.builtin.cartpole import controller
 from lit_offrl.errors import InputError
 from lit_offrl.online.monitor.deployment import DeploymentMonitor
 from lit_offrl.online.monitor.seen import Prediction
-from lit_offrl.online.monitor.sequential import MeanTest
+from lit_offrl.online.monitor.sequential import ConformalTest, MeanTest
 from lit_offrl.online.monitor.verdict import conclude
 from tests.algorithms import chain5
 from tests.evaluation.fakes import identity_scaling
@@ -115,6 +115,29 @@ def test_a_prediction_that_there_is_not_is_not_named(from_log: DeploymentMonitor
     monitor = copy.deepcopy(from_log)
     del monitor.tests["returns"]
     assert "from the log. No drop" in watch(monitor, ENOUGH).conclusion.sentence
+
+
+def cut_off(episodes: Transitions) -> Transitions:
+    """The same, but cut off by a time limit where they ended."""
+    return replace(
+        episodes, terminated=np.zeros_like(episodes.terminated), truncated=episodes.terminated
+    )
+
+
+def test_what_time_limits_cut_off_is_no_wrong_prediction(from_log: DeploymentMonitor) -> None:
+    monitor, log = copy.deepcopy(from_log), worlds.chain(40, 0, 0.6)
+    wrong = watch(monitor, cut_off(worlds.chain(40, 8, 0.9)))
+    assert "returns" not in wrong.alarms
+    spec = worlds.chain_spec()
+    often = DeploymentMonitor(
+        worlds.chain_policy(), cut_off(log), spec, identity_scaling(spec),
+        prediction=NEAR, calibration=cut_off(worlds.chain(60, 1, 0.9)), updates=10, policy="sampled",
+    )  # fmt: skip
+    assert isinstance(often.tests["returns"], ConformalTest)
+    assert often.cusum.mean == pytest.approx(np.mean([one.value for one in often.known]))
+    often.add(cut_off(worlds.chain(1, 8, 0.9)))
+    meaning = next(f.meaning for f in often.findings() if f.name == "monitor_returns")
+    assert "Not compared with the prediction: 100% of the accepted episodes" in meaning
 
 
 def test_where_no_number_of_episodes_would_do_more_of_them_are_not_asked_for() -> None:

@@ -38,6 +38,15 @@ def test_bets_on_a_mean_within_the_interval_are_not_expected_to_win(mean: float)
     assert expected[5:].max() == pytest.approx(1) if mean == 0.6 else expected[5:].max() < 1
 
 
+def test_a_number_that_is_known_in_part_bets_as_its_worst() -> None:
+    part, low, high = (MeanTest((0.3, 0.6), (0.0, 1.0)) for _ in range(3))
+    for _ in range(50):
+        part.add(0.2, 0.7)
+        low.add(0.2)
+        high.add(0.7)
+    assert part.wealth.log_peak == 0 < min(low.wealth.log_peak, high.wealth.log_peak)
+
+
 def test_bets_on_a_mean_outside_of_the_interval_are_expected_to_win() -> None:
     for mean, side in ((0.2, slice(0, 5)), (0.8, slice(5, 10))):
         bets = [mean_bets(x, (0.3, 0.6), (0.0, 1.0))[side] for x in (0.0, 1.0)]
