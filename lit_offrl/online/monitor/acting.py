@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -9,12 +10,13 @@ from lightning import LightningModule
 from torch import Tensor
 
 from lit_offrl.data import DatasetSpec, Transitions
-from lit_offrl.errors import NotApplicableError
+from lit_offrl.errors import InputError, NotApplicableError
 from lit_offrl.evaluation.diagnosis.gap_episodes import greedy_value
 from lit_offrl.evaluation.logged import CHUNK, LoggedData, value_range
 from lit_offrl.evaluation.probe import UNKNOWN_TAIL
 from lit_offrl.evaluation.raw_policy import eval_mode
 from lit_offrl.evaluation.target import GreedyPolicy, SampledPolicy
+from lit_offrl.online.monitor.sequential import POWERS, Wealth, first_passage, power_bets
 from lit_offrl.rng import seeded
 from lit_offrl.scaling import Scaling
 
@@ -28,6 +30,61 @@ DRAWS = 199
 """Action sequences drawn from a stochastic policy to compare the logged one with."""
 IMPOSSIBLE = 1e-6
 """Stands for the p-value 0 of actions that a deterministic policy never takes."""
+
+
+def why_not_asked(policy: GreedyPolicy | SampledPolicy, data: LoggedData) -> str:
+    """Say why logged actions cannot be told from others than a policy's; empty if they can.
+
+    Args:
+        policy: Who should have acted.
+        data: Any transitions.
+
+    Raises:
+        InputError: If the sampled policy has no probabilities.
+    """
+    name = type(policy.algorithm).__name__
+    if isinstance(policy, GreedyPolicy):
+        with seeded(0):
+            first = policy.sample(data.obs)
+        with seeded(1):
+            if torch.equal(first, policy.sample(data.obs)):
+                return ""
+        return f"{name} draws its actions, and has no probabilities of them."
+    if hasattr(policy.algorithm, "explore"):
+        return f"{name} draws actions by a rule of its own, and has no probabilities of them."
+    try:
+        policy.log_prob(data.obs, data.action)
+    except NotApplicableError:
+        raise InputError(
+            f"{name} has no probabilities of its actions: monitor it with `policy` greedy."
+        ) from None
+    return ""
+
+
+def refuse_others(
+    policy: GreedyPolicy | SampledPolicy, data: Sequence[LoggedData], threshold: float, seed: int
+) -> None:
+    """See that calibration episodes are the policy's own.
+
+    Args:
+        policy: Who should have acted.
+        data: The episodes.
+        threshold: Wealth from which they are not.
+        seed: Of the draws.
+
+    Raises:
+        InputError: If they are not.
+    """
+    wealth = Wealth(len(POWERS))
+    for i, one in enumerate(data):
+        wealth.bet(power_bets(action_p_value(policy, one, seed + i)))
+    after = first_passage(wealth.path, threshold)
+    if after is not None:
+        raise InputError(
+            f"The calibration episodes hold other actions than the {policy.name} policy's: the "
+            f"evidence suffices after {after}. Give accepted episodes of this checkpoint, and as "
+            "`policy` how they were played."
+        )
 
 
 def differing_share(policy: GreedyPolicy, data: LoggedData) -> float:

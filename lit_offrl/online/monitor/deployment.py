@@ -1,6 +1,7 @@
 """Watch a deployed policy: episode by episode, with a bounded rate of false alarms."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Literal
 
 import numpy as np
@@ -9,12 +10,14 @@ from lit_offrl.algorithms.base import OfflineAlgorithm
 from lit_offrl.data import DatasetSpec, Transitions
 from lit_offrl.errors import InputError, NotApplicableError
 from lit_offrl.evaluation.finding import Finding, not_applicable
+from lit_offrl.evaluation.logged import logged_data
 from lit_offrl.evaluation.target import GreedyPolicy, SampledPolicy
 from lit_offrl.online.monitor import acting
 from lit_offrl.online.monitor.evidence import hints, test_finding
 from lit_offrl.online.monitor.reference import LogModel
 from lit_offrl.online.monitor.seen import Prediction, Seen, check_episodes
 from lit_offrl.online.monitor.sequential import (
+    POWERS,
     ConformalTest,
     Cusum,
     MeanTest,
@@ -25,6 +28,7 @@ from lit_offrl.online.monitor.sequential import (
     visible_drop,
 )
 from lit_offrl.online.monitor.verdict import PRECEDENCE, Conclusion, conclude
+from lit_offrl.rng import seeded
 from lit_offrl.scaling import Scaling
 
 
@@ -76,8 +80,15 @@ class DeploymentMonitor:
         self.acting: GreedyPolicy | SampledPolicy = (
             GreedyPolicy(algorithm, n_actions) if policy == "greedy" else SampledPolicy(algorithm)
         )
+        some = log.select_episodes(np.arange(min(20, log.n_episodes)))
+        self.unasked = acting.why_not_asked(self.acting, logged_data(some, scaling, n_actions))
+        """Why actions are not compared with the policy's; empty if they are."""
+        self.policy_wealth = None if self.unasked else Wealth(len(POWERS))
         if calibration is not None:
             check_episodes(calibration, log)
+            if not self.unasked:  # before minutes of work
+                own = [logged_data(one, scaling, n_actions) for one in _episodes(calibration)]
+                acting.refuse_others(self.acting, own, self.threshold, seed)
         self.bounds = acting.return_bounds(log, spec, float(algorithm.discount))
         """What discounted returns cannot leave."""
         self.model = LogModel(log, scaling, n_actions, updates, seed, progress)
@@ -91,7 +102,6 @@ class DeploymentMonitor:
         self.unpredicted = self._unpredicted()
         """Why returns are not compared with a prediction; empty if they are."""
         self.tests, self.reasons = self._make_tests()
-        self.policy_wealth = Wealth(len(power_bets(1.0)))
         known = np.array([one.value for one in self.known])
         predicted = None if self.calibrated or self.unpredicted else prediction
         mean = float(known.mean()) if predicted is None else predicted.mean
@@ -108,9 +118,10 @@ class DeploymentMonitor:
             raise InputError(f"Add one episode at a time, not {episode.n_episodes}.")
         before = set(self.alarms)
         seen, data = self._see(episode), self.model.view(episode)
-        self.differing.append(acting.differing_share(self._greedy, data))
-        p = acting.action_p_value(self.acting, data, self.seed + len(self.seen))
-        self.policy_wealth.bet(power_bets(p))
+        if self.policy_wealth is not None:
+            self.differing.append(acting.differing_share(self._greedy, data))
+            p = acting.action_p_value(self.acting, data, self.seed + len(self.seen))
+            self.policy_wealth.bet(power_bets(p))
         self.seen.append(seen)
         self.cusum.add(seen.value)
         for name, test in self.tests.items():
@@ -125,10 +136,8 @@ class DeploymentMonitor:
     @property
     def wealth(self) -> Mapping[str, Wealth]:
         """Evidence of each test that can alarm."""
-        return {
-            "policy": self.policy_wealth,
-            **{name: test.wealth for name, test in self.tests.items()},
-        }
+        found = {} if self.policy_wealth is None else {"policy": self.policy_wealth}
+        return found | {name: test.wealth for name, test in self.tests.items()}
 
     @property
     def alarms(self) -> dict[str, int]:
@@ -182,7 +191,7 @@ class DeploymentMonitor:
     def _make_tests(self) -> tuple[dict[str, ConformalTest | MeanTest], dict[str, str]]:
         """Make the tests that can be made, and say of the others why not."""
         tests: dict[str, ConformalTest | MeanTest] = {}
-        reasons: dict[str, str] = {}
+        reasons = {"policy": self.unasked} if self.unasked else {}
         for name in ("dynamics", "reward", "state", "td_error"):
             scores = self._calibration(name)
             if name in ("state", "td_error") and not self.calibrated:
@@ -231,12 +240,11 @@ class DeploymentMonitor:
         return "accepted episodes" if self.calibrated else "held-out episodes of the log"
 
     def _see(self, episode: Transitions) -> Seen:
-        data = self.model.view(episode)
-        try:
-            error = acting.td_error(self.algorithm, data, self.scaling)
-        except NotApplicableError:
-            error = None
-        value = acting.episode_return(self.algorithm, episode, data, self.scaling)
+        data, error = self.model.view(episode), None
+        with seeded(self.seed):  # a policy may draw its actions
+            with suppress(NotApplicableError):
+                error = acting.td_error(self.algorithm, data, self.scaling)
+            value = acting.episode_return(self.algorithm, episode, data, self.scaling)
         span = acting.return_span(episode, float(self.algorithm.discount), self.bounds)
         return Seen(self.model.scores(episode), value, span, error)
 

@@ -2,9 +2,11 @@
 
 import copy
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
+import torch
 
 from lit_offrl.data import Transitions
 from lit_offrl.data.builtin.cartpole import controller
@@ -131,13 +133,54 @@ def test_what_time_limits_cut_off_is_no_wrong_prediction(from_log: DeploymentMon
     spec = worlds.chain_spec()
     often = DeploymentMonitor(
         worlds.chain_policy(), cut_off(log), spec, identity_scaling(spec),
-        prediction=NEAR, calibration=cut_off(worlds.chain(60, 1, 0.9)), updates=10, policy="sampled",
+        prediction=NEAR, calibration=cut_off(worlds.chain(60, 1, 0.9)), policy="sampled",
+        updates=10,
     )  # fmt: skip
     assert isinstance(often.tests["returns"], ConformalTest)
     assert often.cusum.mean == pytest.approx(np.mean([one.value for one in often.known]))
     often.add(cut_off(worlds.chain(1, 8, 0.9)))
     meaning = next(f.meaning for f in often.findings() if f.name == "monitor_returns")
     assert "Not compared with the prediction: 100% of the accepted episodes" in meaning
+
+
+class Drawing(worlds.Table):
+    """Draws what it does, and says no probabilities."""
+
+    def act(self, obs: torch.Tensor) -> torch.Tensor:
+        return torch.multinomial(self.table[obs.argmax(-1)], 1).squeeze(-1)
+
+
+class Exploring(worlds.Table):
+    """Has a rule of its own to draw by, as PEX has."""
+
+    def explore(self, obs: torch.Tensor) -> torch.Tensor:
+        return self.act(obs)
+
+
+@pytest.mark.parametrize(("kind", "policy"), [(Drawing, "greedy"), (Exploring, "sampled")])
+def test_draws_without_probabilities_are_not_told_from_others(
+    kind: type[worlds.Table], policy: Literal["greedy", "sampled"]
+) -> None:
+    spec, table = worlds.chain_spec(), worlds.chain_policy()
+    values = []
+    for _ in range(2):  # draws follow from the seed
+        monitor = DeploymentMonitor(
+            kind(table.table.detach().numpy(), table.q.numpy(), 0.95), worlds.chain(40, 0, 0.6),
+            spec, identity_scaling(spec), calibration=worlds.chain(30, 1, 0.9), updates=10,
+            policy=policy,
+        )  # fmt: skip
+        watch(monitor, cut_off(worlds.chain(5, 2, 0.1)))
+        values.append([(one.value, one.td_error) for one in monitor.seen])
+        findings = {finding.name: finding for finding in monitor.findings()}
+        assert findings["monitor_policy"].verdict == "not applicable"
+        assert "no probabilities" in findings["monitor_policy"].meaning
+        assert "policy" not in monitor.wealth
+    assert values[0] == values[1]
+
+
+def test_calibration_episodes_are_the_policy_s_own() -> None:
+    with pytest.raises(InputError, match="other actions than the sampled policy's"):
+        chain_monitor(worlds.chain(60, 1, right=0.5))
 
 
 def test_where_no_number_of_episodes_would_do_more_of_them_are_not_asked_for() -> None:
