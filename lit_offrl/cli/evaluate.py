@@ -5,12 +5,11 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from jsonargparse import Namespace
 
 from lit_offrl.checkpoint import LoadedPolicy, load
 from lit_offrl.cli.evaluated import Evaluated, StageProgress, print_one, print_ranking
-from lit_offrl.cli.parsing import OneLineParser, make_writable
+from lit_offrl.cli.parsing import OneLineParser, make_writable, use_threads
 from lit_offrl.cli.run_folder import run_of
 from lit_offrl.data import DatasetSpec, Transitions, load_dataset
 from lit_offrl.errors import InputError
@@ -23,7 +22,7 @@ from lit_offrl.report import write_report
 def main(args: Sequence[str]) -> list[Path]:
     """Evaluate checkpoints, print a table and a sentence, and return the reports' paths."""
     config = _parser().parse_args(list(args))
-    torch.set_num_threads(config.threads or torch.get_num_threads())
+    use_threads(config.threads)
     options = OffPolicyOptions(**{key: config[key] for key in OffPolicyOptions.__annotations__})
     if config.online < 0 or config.online == 1:  # before hours of work
         raise InputError(f"`--online` takes 2 episodes or more, not {config.online}.")

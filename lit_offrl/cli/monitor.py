@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from jsonargparse import Namespace
 from rich.console import Console
 from rich.table import Table
@@ -15,7 +14,7 @@ from rich.table import Table
 from lit_offrl.checkpoint import LoadedPolicy, load
 from lit_offrl.cli.evaluated import StageProgress
 from lit_offrl.cli.judged import evaluation_of, evaluation_path
-from lit_offrl.cli.parsing import OneLineParser, make_writable
+from lit_offrl.cli.parsing import OneLineParser, make_writable, use_threads
 from lit_offrl.cli.run_folder import run_of
 from lit_offrl.data import Transitions, load_dataset
 from lit_offrl.data.minari_folder import locate
@@ -23,6 +22,7 @@ from lit_offrl.errors import InputError
 from lit_offrl.online.monitor.deployment import DeploymentMonitor
 from lit_offrl.online.monitor.evidence import counted
 from lit_offrl.online.monitor.seen import Prediction, check_episodes
+from lit_offrl.ranges import within
 from lit_offrl.report import write_report
 from lit_offrl.report.monitoring import monitor_report
 
@@ -30,12 +30,18 @@ from lit_offrl.report.monitoring import monitor_report
 def main(args: Sequence[str]) -> Path:
     """Watch episodes, print a table and a sentence, and return the report's path."""
     config = _parser().parse_args(list(args))
-    torch.set_num_threads(config.threads or torch.get_num_threads())
+    use_threads(config.threads)
+    within(f"[0, {2**32 - 1}]", **{"--seed": config.seed})
     path = Path(config.checkpoint).expanduser()
     policy = load(path)
-    logs, calibration = _episodes(config.logs, policy), None
+    (logs, content), calibration = _episodes(config.logs, policy), None
     if config.calibration is not None:
-        calibration = _episodes(config.calibration, policy)
+        calibration, accepted = _episodes(config.calibration, policy)
+        if accepted == content:
+            raise InputError(
+                f"`{config.calibration}` and `{config.logs}` hold the same episodes, which cannot "
+                "differ from themselves: calibrate with others."
+            )
     folder = Path(config.out) if config.out else run_of(path) / "monitor" / path.stem
     prediction = _prediction(config.predicted, path, policy, config.policy)
     reference = _reference(policy)
@@ -113,8 +119,8 @@ def _parser() -> OneLineParser:
     return parser
 
 
-def _episodes(dataset_id: str, policy: LoadedPolicy) -> Transitions:
-    """Load episodes of the checkpoint's task and discount."""
+def _episodes(dataset_id: str, policy: LoadedPolicy) -> tuple[Transitions, str]:
+    """Load episodes of the checkpoint's task and discount, and their content hash."""
     transitions, spec = load_dataset(dataset_id)
     known = policy.spec
     known.refuse_images("The monitor")
@@ -134,7 +140,7 @@ def _episodes(dataset_id: str, policy: LoadedPolicy) -> Transitions:
             f"`{dataset_id}` names the discount {named}, the checkpoint {discount}: their returns "
             "cannot be compared. Give logs or a checkpoint of the same discount."
         )
-    return transitions
+    return transitions, spec.content_hash
 
 
 def _metadata(dataset_id: str) -> dict[str, Any]:

@@ -1,13 +1,15 @@
-"""What the verbs share: a parser that complains in one line, and a check of their folders."""
+"""What the verbs share: a parser that complains in one line, and checks of some options."""
 
 import re
 from pathlib import Path
 from typing import NoReturn
 
+import torch
 from lightning.pytorch.cli import LightningArgumentParser
 
 import lit_offrl.algorithms
 from lit_offrl.errors import InputError
+from lit_offrl.ranges import within
 
 
 class OneLineParser(LightningArgumentParser):
@@ -36,6 +38,17 @@ def make_writable(folder: Path, option: str) -> None:
         raise InputError(
             f"Cannot write to the folder {folder} ({error.strerror}): give another with `{option}`."
         ) from error
+
+
+def use_threads(threads: int | None) -> None:
+    """Let PyTorch use so many CPU threads; None leaves it as it is.
+
+    Raises:
+        InputError: If there are fewer than 1.
+    """
+    if threads is not None:
+        within("[1, inf)", **{"--threads": threads})
+        torch.set_num_threads(threads)
 
 
 def unknown_algorithm(name: str) -> str:

@@ -92,6 +92,7 @@ def test_states_that_can_be_counted_get_an_exact_fqe(grid: str, evaluate: Any) -
         (["{run}", "--policy", "soft"], "Only policies of discrete actions can be softened"),
         (["{run}", "--policy", "best"], "policy"),
         (["{run}", "--online", "1"], "`--online` takes 2 episodes or more"),
+        (["{run}", "--threads", "-1"], "`--threads` must lie in [1, inf)"),
         (["{run}", "--dataset_id", "tests/discrete-v0"], "give a log of the same task"),
         (["{run}", "--fqe_updates", "3"], "FQE needs at least"),
         (["{run}", "--discount", "1.5"], "`--discount` must lie in [0, 1]"),

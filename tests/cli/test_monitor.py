@@ -98,11 +98,33 @@ def test_its_own_few_episodes_are_not_enough_to_say_anything(checkpoint: str, mo
 
 def test_accepted_episodes_calibrate_all_tests(checkpoint: str, monitor: Any) -> None:
     accepted = own_episodes(checkpoint, "tests/accepted-v0", 12, seed=700)
-    done = monitor(checkpoint, accepted, "--calibration", accepted, "--out", "there")
+    logs = own_episodes(checkpoint, "tests/ownagain-v0", 3, seed=800)
+    done = monitor(checkpoint, logs, "--calibration", accepted, "--out", "there")
     assert done.code == 0, done.err
     assert "Compared with 12 accepted episodes" in done.out
     findings = {finding["name"] for finding in found("there")["findings"]}
     assert findings >= {"monitor_state", "monitor_td_error", "monitor_returns"}
+
+
+def test_episodes_of_others_and_the_episodes_themselves_calibrate_nothing(
+    checkpoint: str, monitor: Any
+) -> None:
+    logs = own_episodes(checkpoint, "tests/alone-v0", 3, seed=900)
+    complaint = monitor(checkpoint, logs, "--calibration", logs).complaint
+    assert "hold the same episodes" in complaint
+    complaint = monitor(checkpoint, logs, "--calibration", "tests/deployed-v0").complaint
+    assert "other actions than the greedy policy's" in complaint
+
+
+def test_a_policy_without_probabilities_is_not_deployed_sampled(
+    sets: None, fit: Fit, monitor: Any
+) -> None:
+    options = {"data__dataset_id": "tests/monitored-v0", "run_dir": "run"}
+    assert fit(model="BCQ", model__vae_hidden="[8]", **options).code == 0
+    complaint = monitor(CHECKPOINT, "tests/deployed-v0", "--policy", "sampled").complaint
+    assert "BCQ has no probabilities of its actions" in complaint
+    done = monitor(CHECKPOINT, "tests/deployed-v0")
+    assert "not applicable: BCQ draws its actions" in done.out
 
 
 def test_the_prediction_is_what_an_evaluation_left(checkpoint: str, monitor: Any) -> None:
@@ -160,6 +182,8 @@ def test_a_prediction_is_not_compared_with_what_a_time_limit_cuts_off(
         ([CHECKPOINT, "tests/deployed-v0", "--delta", "2"], "`delta` must lie between"),
         ([CHECKPOINT, "tests/deployed-v0", "--predicted", "3", "4", "5"], "LOW <= MEAN <= HIGH"),
         ([CHECKPOINT, "tests/deployed-v0", "--policy", "best"], "policy"),
+        ([CHECKPOINT, "tests/deployed-v0", "--threads", "-1"], "`--threads` must lie in [1, inf)"),
+        ([CHECKPOINT, "tests/deployed-v0", "--seed", "-1"], "`--seed` must lie in [0, 4294967295]"),
         ([CHECKPOINT], "logs"),
     ],
 )
