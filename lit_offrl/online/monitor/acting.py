@@ -26,6 +26,8 @@ DIFFERING = 0.05
 """Share of actions that may differ from the greedy ones, such as where two are equally good."""
 OFTEN_HIDDEN = 0.05
 """Share of episodes with a hidden tail above which returns are not compared with a prediction."""
+ASKED = 100
+"""Observations that tell whether a policy draws its actions."""
 DRAWS = 199
 """Action sequences drawn from a stochastic policy to compare the logged one with."""
 IMPOSSIBLE = 1e-6
@@ -43,17 +45,18 @@ def why_not_asked(policy: GreedyPolicy | SampledPolicy, data: LoggedData) -> str
         InputError: If the sampled policy has no probabilities.
     """
     name = type(policy.algorithm).__name__
+    obs, action = data.obs[:ASKED], data.action[:ASKED]
     if isinstance(policy, GreedyPolicy):
         with seeded(0):
-            first = policy.sample(data.obs)
+            first = policy.sample(obs)
         with seeded(1):
-            if torch.equal(first, policy.sample(data.obs)):
+            if torch.equal(first, policy.sample(obs)):
                 return ""
         return f"{name} draws its actions, and has no probabilities of them."
     if hasattr(policy.algorithm, "explore"):
         return f"{name} draws actions by a rule of its own, and has no probabilities of them."
     try:
-        policy.log_prob(data.obs, data.action)
+        policy.log_prob(obs, action)
     except NotApplicableError:
         raise InputError(
             f"{name} has no probabilities of its actions: monitor it with `policy` greedy."
