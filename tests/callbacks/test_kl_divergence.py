@@ -260,8 +260,9 @@ def test_a_clone_is_called_one_and_another_policy_is_not(monkeypatch: pytest.Mon
     assert behavior.value is not None and floor is not None
     assert (behavior.verdict, close.verdict) == ("ok", "watch")
     assert behavior.value - floor < 0.02
-    other = KLDivergence(every_n_epochs=1000)
-    train(BC(3, 1, policy="tanh_gaussian", hidden=(64,)), stochastic_clone(data_module()), other)
+    other, far = KLDivergence(every_n_epochs=1000), BC(3, 1, policy="tanh_gaussian", hidden=(64,))
+    far.get_parameter("policy.net.2.bias").data[0] += 3  # seven deviations of the behavior
+    train(far, stochastic_clone(data_module()), other)
     assert other.findings["kl_too_close"].verdict == "ok"
     assert other.findings["kl_behavior"].verdict == "fail"
 

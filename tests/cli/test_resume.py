@@ -125,7 +125,7 @@ def test_a_signal_from_outside_leaves_a_checkpoint(fit: Fit, signum: signal.Sign
             time.sleep(0.1)
         process.send_signal(signum)
         _, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + signum
+    assert process.returncode == 128 + signum, err
     says, command = err.splitlines()
     update = int(says.removeprefix("Interrupted after update ").partition(".")[0])
     assert read("run")["global_step"] == update > 1000
