@@ -15,7 +15,7 @@ from rich.table import Table
 from lit_offrl.algorithms import OfflineAlgorithm
 from lit_offrl.checkpoint import LoadedPolicy, load, read_checkpoint, updates_behind
 from lit_offrl.cli.logs import KeepLogs
-from lit_offrl.cli.parsing import OneLineParser
+from lit_offrl.cli.parsing import OneLineParser, check_seed
 from lit_offrl.cli.run_folder import RUN_DIR, latest, refuse_used, run_folder, run_of
 from lit_offrl.cli.running import loggers_of, refusals_in_one_line, run, with_whole_checkpoints
 from lit_offrl.cpu_threads import largest_product
@@ -28,7 +28,6 @@ from lit_offrl.online.measures import Outcome
 from lit_offrl.online.mixing import Mixing
 from lit_offrl.online.modes import DEFAULTS, Mode, finetuned, frozen
 from lit_offrl.online.weights import importance
-from lit_offrl.ranges import within
 from lit_offrl_callbacks.best_and_last import BestAndLast
 from lit_offrl_callbacks.diagnostic_report import DiagnosticReport
 from lit_offrl_callbacks.dip_guard import DipGuard
@@ -51,7 +50,7 @@ def main(args: Sequence[str]) -> Path:
 
 
 def _finetune(config: Namespace) -> Path:
-    within(f"[0, {2**32 - 1}]", **{"--seed": config.seed})
+    check_seed("--seed", config.seed)
     path = Path(config.checkpoint).expanduser()
     policy = load(path)
     base = run_of(path) / f"finetune-{config.mode}" / f"seed-{config.seed}"

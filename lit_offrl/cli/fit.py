@@ -14,7 +14,7 @@ from lit_offrl.algorithms.base import OfflineAlgorithm, check_precision
 from lit_offrl.algorithms.replicas import Replicas, replicate
 from lit_offrl.checkpoint import updates_behind
 from lit_offrl.cli.logs import KeepLogs
-from lit_offrl.cli.parsing import OneLineParser, unknown_algorithm
+from lit_offrl.cli.parsing import OneLineParser, check_seed, unknown_algorithm
 from lit_offrl.cli.run_folder import RUN_DIR, dataset_folder, latest, run_folder
 from lit_offrl.cli.running import loggers_of, refusals_in_one_line, run, with_whole_checkpoints
 from lit_offrl.cli.summary import print_seeds, print_summary
@@ -136,8 +136,7 @@ class FitCLI(LightningCLI):
         """Parse this verb's arguments, and check those that Lightning uses at once."""
         self.config = parser.parse_args(self._arguments)
         within("[1, inf)", **{"--seeds": self.config.seeds})
-        highest = 2**32 - self.config.seeds
-        within(f"[0, {highest}]", **{"--seed_everything": self.config.seed_everything})
+        check_seed("--seed_everything", self.config.seed_everything, self.config.seeds)
 
     def before_instantiate_classes(self) -> None:
         """Choose the run's folder and put everything that is written into it."""

@@ -14,7 +14,7 @@ from rich.table import Table
 from lit_offrl.checkpoint import LoadedPolicy, load
 from lit_offrl.cli.evaluated import StageProgress
 from lit_offrl.cli.judged import evaluation_of, evaluation_path
-from lit_offrl.cli.parsing import OneLineParser, make_writable, use_threads
+from lit_offrl.cli.parsing import OneLineParser, check_seed, make_writable, use_threads
 from lit_offrl.cli.run_folder import run_of
 from lit_offrl.data import Transitions, load_dataset
 from lit_offrl.data.minari_folder import locate
@@ -22,7 +22,6 @@ from lit_offrl.errors import InputError
 from lit_offrl.online.monitor.deployment import DeploymentMonitor
 from lit_offrl.online.monitor.evidence import counted
 from lit_offrl.online.monitor.seen import Prediction, check_episodes
-from lit_offrl.ranges import within
 from lit_offrl.report import write_report
 from lit_offrl.report.monitoring import monitor_report
 
@@ -31,7 +30,7 @@ def main(args: Sequence[str]) -> Path:
     """Watch episodes, print a table and a sentence, and return the report's path."""
     config = _parser().parse_args(list(args))
     use_threads(config.threads)
-    within(f"[0, {2**32 - 1}]", **{"--seed": config.seed})
+    check_seed("--seed", config.seed)
     path = Path(config.checkpoint).expanduser()
     policy = load(path)
     (logs, content), calibration = _episodes(config.logs, policy), None

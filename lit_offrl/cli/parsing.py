@@ -51,6 +51,11 @@ def use_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
+def check_seed(option: str, seed: int, count: int = 1) -> None:
+    """Refuse a seed that no generator takes, or whose ``count - 1`` next ones none takes."""
+    within(f"[0, {2**32 - count}]", **{option: seed})
+
+
 def unknown_algorithm(name: str) -> str:
     """What to say of an algorithm that there is not."""
     names = ", ".join(n for n in lit_offrl.algorithms.__all__ if n != "OfflineAlgorithm")

@@ -32,6 +32,7 @@ from lit_offrl.data.transitions import Transitions
 from lit_offrl.data.weighting import Sampling, effective_share, row_weights
 from lit_offrl.encoders import Image
 from lit_offrl.errors import InputError
+from lit_offrl.ranges import within
 from lit_offrl.rng import run_seed
 from lit_offrl.scaling import Scaling
 
@@ -85,9 +86,8 @@ class OfflineDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.dataset_id = dataset_id
-        self.batch_size = _positive("batch_size", batch_size)
-        self.updates_per_step = _positive("updates_per_step", updates_per_step)
-        self.updates_per_epoch = _positive("updates_per_epoch", updates_per_epoch)
+        self.batch_size = batch_size
+        self.updates_per_step, self.updates_per_epoch = updates_per_step, updates_per_epoch
         self.held_out = held_out
         self.split_seed = split_seed
         self.normalize_obs = normalize_obs
@@ -106,10 +106,10 @@ class OfflineDataModule(LightningDataModule):
         self._check_ranges()
 
     def _check_ranges(self) -> None:
-        if not 0 <= self.discount <= 1:
-            raise InputError(f"`discount` must lie in [0, 1], not {self.discount}.")
-        if self.random_shift < 0:
-            raise InputError(f"`random_shift` must not be negative, as {self.random_shift} is.")
+        for name in ("batch_size", "updates_per_step", "updates_per_epoch"):
+            within("[1, inf)", **{name: getattr(self, name)})
+        within("[0, 1]", discount=self.discount)
+        within("[0, inf)", random_shift=self.random_shift)
         _ = self._how_to_split, self._rewards
         if self.storage not in ("memory", "mapped"):
             raise InputError(f"`storage` may be memory or mapped, not {self.storage}.")
@@ -322,9 +322,3 @@ class OfflineDataModule(LightningDataModule):
         """Take over the seed, and refuse a checkpoint of other data, split or scaling."""
         refuse_other_data(state_dict, OfflineDataModule.state_dict(self))
         self._seed = int(state_dict["seed"])
-
-
-def _positive(name: str, value: int) -> int:
-    if value < 1:
-        raise InputError(f"`{name}` must be at least 1, not {value}.")
-    return value

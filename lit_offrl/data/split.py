@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_offrl.errors import InputError
+from lit_offrl.ranges import within
 
 _log = logging.getLogger(__name__)
 Episodes = NDArray[np.int64]
@@ -22,12 +22,9 @@ class Split:
     top_fraction: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.held_out < 1:
-            raise InputError(f"`held_out` must lie in [0, 1), not {self.held_out}.")
-        if not 0 < self.top_fraction <= 1:
-            raise InputError(f"`top_fraction` must lie in (0, 1], not {self.top_fraction}.")
-        if self.seed < 0:
-            raise InputError(f"`split_seed` must not be negative, as {self.seed} is.")
+        within("[0, 1)", held_out=self.held_out)
+        within("(0, 1]", top_fraction=self.top_fraction)
+        within("[0, inf)", split_seed=self.seed)
 
     def whole(self, n_episodes: int, dataset_id: str) -> tuple[Episodes, Episodes]:
         """Episodes that are not held out and those that are, each in the data's order.

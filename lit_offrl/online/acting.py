@@ -1,19 +1,80 @@
-"""A checkpoint as what acts in an environment that is recorded."""
+"""What acts in an environment that is recorded, by its name: checkpoints, functions, chance."""
 
+import importlib
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
-from lit_offrl.checkpoint import LoadedPolicy
+from lit_offrl.checkpoint import LoadedPolicy, load
+from lit_offrl.data.builtin.recording import Act
 from lit_offrl.errors import InputError
 from lit_offrl.evaluation import RawPolicy
 from lit_offrl.evaluation.environment import check_spaces
 from lit_offrl.online.exploration import Exploration
 from lit_offrl.policies import Categorical, Distribution, TanhGaussian
+
+
+def find_policy(name: str, env: gym.Env[Any, Any], exploration: Exploration) -> Act:
+    """Make what acts of its name.
+
+    Args:
+        name: ``random``, a checkpoint's path, or ``module:function`` of (obs, numpy generator) that
+            returns an action or (action, log-probability).
+        env: Where it acts.
+        exploration: How far a checkpoint's policy strays.
+
+    Raises:
+        InputError: If there is no such policy, or it does not fit the environment.
+    """
+    if name == "random":
+        return random_act(env.action_space)
+    if is_checkpoint(name):
+        return checkpoint_act(load(name), env, exploration)
+    module, colon, function = name.partition(":")
+    if not colon:
+        raise InputError(
+            f"There is no policy `{name}`: give `random`, a `.ckpt` file or `module:function`."
+        )
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"Policy `{name}` cannot be imported ({error}).") from None
+
+    def act(obs: Any, rng: np.random.Generator) -> tuple[Any, float | None]:
+        answer = found(obs, rng)
+        pair = isinstance(answer, tuple) and len(answer) == 2
+        return answer if pair else (answer, None)
+
+    return act
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether a policy's name is a checkpoint's path."""
+    return name != "random" and (name.endswith(".ckpt") or Path(name).is_file())
+
+
+def random_act(space: gym.Space[Any]) -> Act:
+    """Uniform actions with their log-probability or density."""
+    if isinstance(space, spaces.Box):
+        if not space.is_bounded():
+            raise InputError("Random actions need a bounded action space.")
+        low, high = space.low, space.high
+        density = -float(np.log(high.astype(np.float64) - low).sum())
+        return lambda obs, rng: (rng.uniform(low, high).astype(space.dtype), density)
+    if isinstance(space, spaces.Discrete):
+        one = -math.log(int(space.n))
+        return lambda obs, rng: (int(space.start + rng.integers(space.n)), one)
+    if isinstance(space, spaces.MultiDiscrete):
+        many = -float(np.log(space.nvec).sum())
+        return lambda obs, rng: (rng.integers(space.nvec) + space.start, many)
+    raise InputError(f"Actions of {space} are not supported.")
 
 
 class _Sampling(RawPolicy):

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import importlib
 import io
 import json
 import math
@@ -16,18 +15,16 @@ import gymnasium as gym
 import minari
 import numpy as np
 import torch
-from gymnasium import spaces
 from lightning_utilities.core.apply_func import apply_to_collection
 from minari.data_collector import EpisodeBuffer
 
-from lit_offrl.checkpoint import load
 from lit_offrl.data.builtin.placing import is_made, make_whole, minari_root
 from lit_offrl.data.builtin.recording import Act, mean_return, play
 from lit_offrl.data.spaces import leaves
 from lit_offrl.errors import EnvironmentFailed, InputError
 from lit_offrl.evaluation.environment import register_plugins, watched
 from lit_offrl.files import write_whole
-from lit_offrl.online.acting import checkpoint_act
+from lit_offrl.online.acting import find_policy, is_checkpoint, random_act
 from lit_offrl.online.exploration import Exploration
 from lit_offrl.rng import seed_draws, stream_seed
 
@@ -83,7 +80,7 @@ class Recipe:
         """One text for one recipe, to tell whether a recording that is there is this one."""
         hashes = {
             name: hashlib.sha256(Path(name).expanduser().read_bytes()).hexdigest()
-            for name in filter(_is_checkpoint, self.policies)
+            for name in filter(is_checkpoint, self.policies)
         }
         values = {**vars(self), "exploration": vars(self.exploration), "checkpoints": hashes}
         return json.dumps(values, indent=1)
@@ -119,51 +116,6 @@ def collect(
     finally:
         env.close()
     return minari.load_dataset(recipe.dataset_id)
-
-
-def find_policy(name: str, env: gym.Env[Any, Any], exploration: Exploration) -> Act:
-    """Make what acts of its name, see :class:`Recipe`."""
-    if name == "random":
-        return _random(env.action_space)
-    if _is_checkpoint(name):
-        return checkpoint_act(load(name), env, exploration)
-    module, colon, function = name.partition(":")
-    if not colon:
-        raise InputError(
-            f"There is no policy `{name}`: give `random`, a `.ckpt` file or `module:function`."
-        )
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"Policy `{name}` cannot be imported ({error}).") from None
-
-    def act(obs: Any, rng: np.random.Generator) -> tuple[Any, float | None]:
-        answer = found(obs, rng)
-        pair = isinstance(answer, tuple) and len(answer) == 2
-        return answer if pair else (answer, None)
-
-    return act
-
-
-def _is_checkpoint(name: str) -> bool:
-    return name != "random" and (name.endswith(".ckpt") or Path(name).is_file())
-
-
-def _random(space: gym.Space[Any]) -> Act:
-    """Uniform actions with their log-probability or density."""
-    if isinstance(space, spaces.Box):
-        if not space.is_bounded():
-            raise InputError("Random actions need a bounded action space.")
-        low, high = space.low, space.high
-        density = -float(np.log(high.astype(np.float64) - low).sum())
-        return lambda obs, rng: (rng.uniform(low, high).astype(space.dtype), density)
-    if isinstance(space, spaces.Discrete):
-        one = -math.log(int(space.n))
-        return lambda obs, rng: (int(space.start + rng.integers(space.n)), one)
-    if isinstance(space, spaces.MultiDiscrete):
-        many = -float(np.log(space.nvec).sum())
-        return lambda obs, rng: (rng.integers(space.nvec) + space.start, many)
-    raise InputError(f"Actions of {space} are not supported.")
 
 
 def _make(env_id: str) -> gym.Env[Any, Any]:
@@ -254,7 +206,7 @@ def _reference_scores(
     if not recipe.ref_scores:
         return None, None
     seed_draws(recipe.seed, torch.device("cpu"))
-    low = mean_return(env, _random(env.action_space), 1.0)
+    low = mean_return(env, random_act(env.action_space), 1.0)
     return low, mean_return(env, first, 1.0)
 
 

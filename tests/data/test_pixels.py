@@ -213,7 +213,7 @@ def test_images_of_another_type_than_the_space_says_are_refused() -> None:
 
 
 def test_a_negative_shift_is_refused() -> None:
-    with pytest.raises(InputError, match="`random_shift` must not be negative"):
+    with pytest.raises(InputError, match="`random_shift` must lie in"):
         OfflineDataModule(NAME, random_shift=-1)
 
 

@@ -238,6 +238,28 @@ def test_regression_sampling_fits_the_rows_that_it_weighs(
 
 
 @pytest.mark.slow
+def test_a_first_action_that_was_never_logged_is_no_support() -> None:
+    n = 400
+    second = np.random.default_rng(0).integers(2, size=n)
+    first_row = np.arange(2 * n) % 2 == 0
+    action = np.where(first_row, 0, np.repeat(second, 2))  # action 1 is unknown at the start
+    state = np.where(first_row, 0, 1)
+    log = Transitions(
+        obs=np.eye(3, dtype=np.float32)[state],
+        action=action,
+        reward=np.where(first_row, 0, action).astype(np.float32),
+        next_obs=np.eye(3, dtype=np.float32)[state + 1],
+        terminated=~first_row,
+        truncated=np.zeros(2 * n, bool),
+        episode=np.arange(2 * n) // 2,
+    )
+    evaluator = evaluator_of(log, table_spec(3, 2), 0.99, policy="sampled", resamples=50)
+    found = evaluator.evaluate(TableModule(np.array([[0.7, 0.3], [0.02, 0.98], [0.5, 0.5]])))
+    support = next(finding for finding in found.findings if finding.name == "support")
+    assert support.value == pytest.approx(0.3, abs=0.01)
+    assert conclude(found)[0] == "do not use"
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_thousand_sepsis_patients_do_not_show_a_half_optimal_policy(seed: int) -> None:
     if find_spec("icu_sepsis") is None:

@@ -8,9 +8,10 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from lit_offrl.data import DatasetSpec
-from lit_offrl.errors import InputError
+from lit_offrl.errors import EnvironmentFailed, InputError
 from lit_offrl.evaluation import evaluate, normalized_score, rollout
 from tests.evaluation.fakes import spec_of, spec_of_env
+from tests.online.toys import line_id, line_spec
 
 
 class Countdown(gym.Env[Any, Any]):
@@ -116,3 +117,20 @@ def test_a_score_needs_both_references() -> None:
     assert normalized_score(spec_of(box, two, ref_min_score=-10.0, ref_max_score=30.0), 10) == 50
     assert normalized_score(spec_of(box, two, ref_min_score=-10.0), 10) is None
     assert normalized_score(spec_of(box, two, ref_min_score=1.0, ref_max_score=1.0), 10) is None
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("nan", "NaN or infinity"),
+        ("nan_reward", "NaN or infinity"),
+        ("nan_start", "NaN or infinity"),
+        ("hang", "no answer for 0.2 s"),
+    ],
+)
+def test_an_environment_that_fails_is_named(fault: str, message: str) -> None:
+    def still(obs: Any) -> Any:
+        return np.zeros((len(obs), 1), np.float32)
+
+    with pytest.raises(EnvironmentFailed, match=message):
+        evaluate(still, line_spec(), 1, env_id=line_id(fault), timeout=0.2)

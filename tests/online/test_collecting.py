@@ -158,8 +158,7 @@ def test_a_recording_does_not_go_on_with_another_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = tmp_path / "best.ckpt"
-    monkeypatch.setattr(collecting, "load", lambda name: None)
-    monkeypatch.setattr(collecting, "checkpoint_act", lambda *_: lambda *_: (0, None))
+    monkeypatch.setattr(collecting, "find_policy", lambda *_: lambda *_: (0, None))
     wanted = recipe(str(checkpoint))
     checkpoint.write_bytes(b"one")
     with monkeypatch.context() as patch, pytest.raises(Killed):

@@ -96,10 +96,13 @@ def test_files_of_another_run_are_passed_over(tmp_path: Path) -> None:
     other.add(-numbered(1, 7))
     other.save(2)
     other.save(6)
-    state = full(tmp_path, 5).save(5)
+    own = full(tmp_path, 6)
+    own.save(3)
+    state = own.save(6)
+    assert len(list(tmp_path.iterdir())) == 3
     again = ReplayBuffer(8, LAYOUT.width, tmp_path)
     again.load(state)
-    assert held(again) == [0, 1, 2, 3, 4]
+    assert held(again) == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_missing_or_damaged_piece_is_named(tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ class DeploymentMonitor:
     def _unpredicted(self) -> str:
         """Say why returns cannot be compared with a prediction."""
         if self.prediction is None:
-            return "There is no predicted return."
+            return "No evaluation of this policy predicts its return: make one."
         hidden = float(np.mean([low < high for low, high in (one.span for one in self.known)]))
         if hidden > acting.OFTEN_HIDDEN:
             return (
