@@ -124,7 +124,7 @@ def test_a_score_needs_both_references() -> None:
     [
         ("nan", "NaN or infinity"),
         ("nan_reward", "NaN or infinity"),
-        ("nan_start", "NaN or infinity"),
+        ("nan_start", "step 0 of an episode .*NaN or infinity"),
         ("hang", "no answer for 0.2 s"),
     ],
 )
