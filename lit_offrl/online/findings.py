@@ -13,10 +13,13 @@ def dip_finding(result: Outcome) -> Finding:
     """Judge how deep the return fell."""
     share = f"{result.dip:.0%} of what the offline policy had over random actions"
     meaning = (
-        f"The return fell from {result.before:.1f} to {result.lowest:.1f} at the lowest ({share})."
+        f"The mean of five evaluations fell from {result.before:.1f} to {result.lowest:.1f} at the "
+        f"lowest ({share})"
         if result.dip > 0
-        else f"The return did not fall below the offline policy's {result.before:.1f}."
+        else "The mean of five evaluations did not fall below the offline policy's "
+        f"{result.before:.1f}"
     )
+    meaning += f"; the worst single one returned {result.worst:.1f}."
     verdict: Verdict = "fail" if result.dip > FAIL else "watch" if result.dip > WATCH else "ok"
     advice = (
         ""

@@ -20,7 +20,9 @@ class Outcome(NamedTuple):
 
     Args:
         before: Mean return of the offline policy, J_0.
-        lowest: Lowest moving mean of the returns, within the first 100,000 steps.
+        lowest: Lowest moving mean of the returns within the first 100,000 steps. The mean is over
+            five evaluations, or over all of those steps' where they have fewer.
+        worst: Lowest return of one evaluation within those steps.
         dip: ``max(0, J_0 - lowest) / |J_0 - J_rand|``.
         recovery_steps: Environment steps from the start until the moving mean is back at J_0 after
             its lowest point; infinite if it is not, 0 if there was no dip.
@@ -30,19 +32,20 @@ class Outcome(NamedTuple):
 
     before: float
     lowest: float
+    worst: float
     dip: float
     recovery_steps: float
     after: float
     regret: float
 
 
-def moving_mean(values: Sequence[float], window: int = MOVING) -> NDArray[np.float64]:
-    """Mean of each value and up to ``window - 1`` before it, (n,).
+def moving_mean(values: Sequence[float], window: int) -> NDArray[np.float64]:
+    """Means of ``window`` values in a row, (n - window + 1,).
 
     >>> moving_mean([2.0, 4.0, 6.0], 2).tolist()
-    [2.0, 3.0, 5.0]
+    [3.0, 5.0]
     """
-    return np.array([np.mean(values[max(0, i + 1 - window) : i + 1]) for i in range(len(values))])
+    return np.convolve(values, np.full(window, 1 / window), "valid")
 
 
 def outcome(
@@ -58,17 +61,24 @@ def outcome(
     """
     steps = np.array([step for step, _ in points])
     returns = [value for _, value in points]
-    smooth = moving_mean(returns)
-    early = steps <= max(DIP_WINDOW, steps[0])
-    bottom = int(np.argmin(np.where(early, smooth, np.inf)))
+    early = int(np.sum(steps <= max(DIP_WINDOW, steps[0])))
+    window = min(MOVING, early)
+    smooth, ends = moving_mean(returns, window), steps[window - 1 :]
+    bottom = int(np.argmin(smooth[: early - window + 1]))
     lowest = float(smooth[bottom])
     scale = abs(before - random_return) or 1.0
     dip = max(0.0, before - lowest) / scale
     back = np.flatnonzero(smooth[bottom:] >= before)
-    recovery = float(steps[bottom + back[0]]) if len(back) else math.inf
+    recovery = float(ends[bottom + back[0]]) if len(back) else math.inf
     best = max([before, *returns]) if best_return is None else best_return
     span = best - random_return
     missed = [(best - value) / span for value in returns] if span > 0 else [0.0]
     return Outcome(
-        before, lowest, dip, recovery if dip else 0.0, float(smooth[-1]), float(np.mean(missed))
+        before,
+        lowest,
+        min(returns[:early]),
+        dip,
+        recovery if dip else 0.0,
+        float(smooth[-1]),
+        float(np.mean(missed)),
     )

@@ -310,8 +310,9 @@ _add(
     "finetuning",
     "online/measures.py",
     ("online/test_measures.py",),
-    ("dip of single evaluations", "smooth = moving_mean(returns)", "smooth = np.array(returns)"),
-    ("dips at any time", "early = steps - steps[0] <= DIP_WINDOW", "early = steps >= 0"),
+    ("dip of single evaluations", "window = min(MOVING, early)", "window = 1"),
+    ("dip of every second evaluation", "smooth[: early - window + 1]", "smooth[: early : 2]"),
+    ("dips at any time", "np.sum(steps <= max(DIP_WINDOW, steps[0]))", "len(steps)"),
     (
         "recovery before the lowest",
         "np.flatnonzero(smooth[bottom:] >= before)",

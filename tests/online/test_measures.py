@@ -7,19 +7,27 @@ from lit_offrl.online.measures import outcome
 
 
 def test_a_dip_is_measured_on_the_moving_mean() -> None:
-    # moving means of two: 100, 70, 40, 60, 90, 110
-    points = list(
-        zip(range(1000, 7000, 1000), [100.0, 40.0, 40.0, 80.0, 100.0, 120.0], strict=True)
-    )
-    smooth = [100.0, 70.0, 60.0, 65.0, 72.0, 76.0]  # windows of up to five
+    returns = [100.0, 100.0, 40.0, 40.0, 20.0, 80.0, 120.0]
+    points = list(zip(range(1000, 8000, 1000), returns, strict=True))
+    smooth = [60.0, 56.0, 60.0]  # whole windows of five
     result = outcome(90.0, points, random_return=-10.0)
     assert result.lowest == pytest.approx(min(smooth))
-    assert result.dip == pytest.approx((90 - 60) / 100)
+    assert result.worst == 20
+    assert result.dip == pytest.approx((90 - 56) / 100)
     assert result.recovery_steps == math.inf
-    assert result.after == pytest.approx(76.0)
-    assert result.regret == pytest.approx(
-        sum((120 - r) / 130 for r in (100, 40, 40, 80, 100, 120)) / 6
-    )
+    assert result.after == pytest.approx(60.0)
+    assert result.regret == pytest.approx(sum((120 - r) / 130 for r in returns) / 7)
+
+
+def test_one_bad_evaluation_at_the_start_is_not_a_mean_of_five() -> None:
+    points = [(1000 * (i + 1), value) for i, value in enumerate([0.0] + [100.0] * 9)]
+    result = outcome(90.0, points, random_return=0.0)
+    assert result.lowest == 80 and result.worst == 0
+
+
+def test_fewer_than_five_evaluations_are_one_window() -> None:
+    result = outcome(90.0, [(1, 50.0), (2, 100.0)], random_return=0.0)
+    assert result.lowest == result.after == 75 and result.worst == 50
 
 
 def test_a_dip_after_the_first_100_000_steps_does_not_count() -> None:
@@ -29,11 +37,11 @@ def test_a_dip_after_the_first_100_000_steps_does_not_count() -> None:
 
 
 def test_recovery_is_where_the_moving_mean_is_back() -> None:
-    returns = [50.0] + [100.0] * 9
+    returns = [100.0] + [50.0] * 3 + [100.0] * 8
     points = [(1000 * (i + 1), value) for i, value in enumerate(returns)]
-    result = outcome(90.0, points, random_return=0.0)
-    assert result.lowest == 50 and result.dip == pytest.approx(40 / 90)
-    assert result.recovery_steps == 5000  # the first mean of five at 90: (50 + 4 * 100) / 5
+    result = outcome(85.0, points, random_return=0.0)
+    assert result.lowest == 70 and result.dip == pytest.approx(15 / 85)
+    assert result.recovery_steps == 8000  # the first mean of five at 85: (50 + 4 * 100) / 5
 
 
 def test_without_a_dip_there_is_nothing_to_recover_from() -> None:
