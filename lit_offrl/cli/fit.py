@@ -15,7 +15,7 @@ from lit_offrl.algorithms.replicas import Replicas, replicate
 from lit_offrl.checkpoint import updates_behind
 from lit_offrl.cli.logs import KeepLogs
 from lit_offrl.cli.parsing import OneLineParser, check_seed, unknown_algorithm
-from lit_offrl.cli.run_folder import RUN_DIR, dataset_folder, latest, run_folder
+from lit_offrl.cli.run_folder import RUN_DIR, dataset_folder, latest, refuse_used, run_folder
 from lit_offrl.cli.running import loggers_of, refusals_in_one_line, run, with_whole_checkpoints
 from lit_offrl.cli.summary import print_seeds, print_summary
 from lit_offrl.cpu_threads import largest_product
@@ -146,6 +146,8 @@ class FitCLI(LightningCLI):
         algorithm = str(self.config.model.class_path).rpartition(".")[2].lower()
         base = Path("runs") / dataset_folder(str(self.config.data.dataset_id)) / algorithm / seeds
         folder = run_folder(self.config.run_dir, base, self.config.ckpt_path)
+        if self.config.ckpt_path is None:
+            refuse_used(folder)
         self.config.run_dir = str(folder)
         if self.config.ckpt_path == "last":
             self.config.ckpt_path = latest(folder / "checkpoints")

@@ -331,6 +331,13 @@ def test_a_folder_that_was_there_before_stays(fit: Fit) -> None:
     assert [path.name for path in Path("kept").iterdir()] == ["notes.txt"]
 
 
+def test_a_run_from_the_start_does_not_replace_another(fit: Fit) -> None:
+    assert fit(run_dir="run").code == 0
+    before = Path("run/checkpoints/last.ckpt").read_bytes()
+    assert "run holds the checkpoints of another run" in fit(run_dir="run").complaint
+    assert Path("run/checkpoints/last.ckpt").read_bytes() == before
+
+
 def test_a_full_disk_is_told_in_one_line_and_spares_the_last_checkpoint(
     fit: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
