@@ -159,7 +159,7 @@ class FineTuning(Diagnostic):
         """KL from the offline policy, over time in the report."""
         parameter, offline = next(pl_module.parameters()), self._data.offline
         assert offline is not None
-        if hasattr(pl_module, "explore"):
+        if not pl_module.draws_from_policy:
             return distance_finding(None, "It chooses between two policies, and has no density.")
         obs = self._probe.to(parameter).obs
         generator = torch.Generator().manual_seed(self.seed)

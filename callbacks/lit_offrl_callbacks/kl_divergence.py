@@ -29,9 +29,10 @@ DRAWS = 16
 class KLDivergence(Diagnostic):
     """Measures the divergence from a behavior policy β̂ that is fitted to the log beforehand.
 
-    Asks ``policy(obs)``, or ``act(obs)`` of a module without, about logged observations, held-out
-    ones where there are any. What two fits of β̂ differ by is subtracted before a verdict. A
-    deterministic policy of Box actions has no density, and gets the support of its actions.
+    Asks ``policy(obs)``, or ``act(obs)`` of a module that has none or draws from more than it,
+    about logged observations, held-out ones where there are any. What two fits of β̂ differ by is
+    subtracted before a verdict. A deterministic policy of Box actions has no density, and gets the
+    support of its actions.
 
     Logged Metrics:
         - ``kl/behavior``: mean KL(π‖β̂), in bits; per dimension of Box actions.
@@ -128,7 +129,7 @@ class KLDivergence(Diagnostic):
 
     def _policy(self, pl_module: LightningModule, obs: Tensor) -> Any:
         policy: Any = getattr(pl_module, "policy", None)
-        if callable(policy):
+        if callable(policy) and getattr(pl_module, "draws_from_policy", True):
             return policy(obs)
         action: Tensor = pl_module.act(obs)  # type: ignore[operator]
         if self._n_actions is None:

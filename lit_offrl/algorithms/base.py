@@ -39,6 +39,8 @@ class OfflineAlgorithm(UpdatePath):
 
     policy: Callable[[Tensor], Distribution]
     """``policy(obs)``: the distribution of actions at normalized obs (B, O)."""
+    draws_from_policy = True
+    """Whether ``policy`` is all that :meth:`explore` draws from, so that draws have its density."""
 
     def __init__(self, discount: float = 0.99) -> None:
         super().__init__()
@@ -53,6 +55,11 @@ class OfflineAlgorithm(UpdatePath):
     def act(self, obs: Tensor) -> Tensor:
         """Greedy action at normalized obs (B, O): (B, A) in [-1, 1], or indices (B,)."""
         return self.policy(obs).mode
+
+    @torch.no_grad()
+    def explore(self, obs: Tensor) -> Tensor:
+        """Draw actions at normalized obs (B, O): (B, A), or indices (B,)."""
+        return self.policy(obs).sample()
 
     def q_values(self, obs: Tensor, action: Tensor) -> Tensor:
         """Values of actions, (n, B), in transformed reward.

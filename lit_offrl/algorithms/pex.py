@@ -24,6 +24,8 @@ class PEX(IQL):
         **iql: Arguments of :class:`IQL`.
     """
 
+    draws_from_policy = False
+
     def __init__(
         self,
         obs_dim: int,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lit_offrl.errors import NotApplicableError
 from lit_offrl.evaluation.raw_policy import eval_mode
+from lit_offrl.policies import Distribution
 
 NO_DENSITY = (
     "A deterministic policy of Box actions has no density, so logged actions have no weight under "
@@ -81,7 +82,7 @@ class GreedyPolicy(TargetPolicy):
 
 
 class SampledPolicy(TargetPolicy):
-    """Draws from ``policy(obs)``.
+    """Draws from ``policy(obs)``, or as ``explore(obs)`` does where that is more than the policy.
 
     Args:
         algorithm: Module with the public face of an algorithm.
@@ -92,28 +93,36 @@ class SampledPolicy(TargetPolicy):
 
     def __init__(self, algorithm: LightningModule) -> None:
         self.algorithm = algorithm
+        self.has_density: bool = getattr(algorithm, "draws_from_policy", True)
 
     @torch.no_grad()
     def sample(self, obs: Tensor) -> Tensor:
         """Draw actions, (B, A) or (B,)."""
         with eval_mode(self.algorithm):
-            drawn: Tensor = self.algorithm.policy(obs).sample()  # type: ignore[operator]
-        return drawn
+            if not self.has_density:
+                return self.algorithm.explore(obs)  # type: ignore[operator, no-any-return]
+            return self._policy(obs).sample()
 
     @torch.no_grad()
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
         """Log-probability or density of actions, (B,)."""
         with eval_mode(self.algorithm):
-            log_prob: Tensor = self.algorithm.policy(obs).log_prob(action)  # type: ignore[operator]
-        return log_prob
+            return self._policy(obs).log_prob(action)
 
     @torch.no_grad()
     def probs(self, obs: Tensor) -> Tensor:
         """Probabilities of all discrete actions, (B, A)."""
         with eval_mode(self.algorithm):
-            distribution = self.algorithm.policy(obs)  # type: ignore[operator]
-        probs: Tensor | None = getattr(distribution, "probs", None)
+            probs: Tensor | None = getattr(self._policy(obs), "probs", None)
         return super().probs(obs) if probs is None else probs
+
+    def _policy(self, obs: Tensor) -> Distribution:
+        if not self.has_density:
+            raise NotApplicableError(
+                f"{type(self.algorithm).__name__} draws actions by a rule of its own, and has no "
+                "probabilities of them."
+            )
+        return self.algorithm.policy(obs)  # type: ignore[operator, no-any-return]
 
 
 class SoftPolicy(TargetPolicy):

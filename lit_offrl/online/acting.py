@@ -84,16 +84,14 @@ class _Sampling(RawPolicy):
         super().__init__(policy.algorithm, policy.spec, policy.scaling)
         self._act = self._draw
         self._exploration = exploration
-        self._policy: Callable[[Tensor], Distribution] = policy.algorithm.policy
-        self._own: Callable[[Tensor], Tensor] | None = getattr(policy.algorithm, "explore", None)
-        if self._own is not None and exploration.sample_scale == 0:
-            self._own = policy.algorithm.act
+        self._algorithm = policy.algorithm
         self.log_prob: float | None = None
 
     def _draw(self, obs: Tensor) -> Tensor:
-        if self._own is not None:
-            return self._own(obs)
-        distribution = self._exploration.widened(self._policy(obs))
+        if not self._algorithm.draws_from_policy:
+            greedy = self._exploration.sample_scale == 0
+            return self._algorithm.act(obs) if greedy else self._algorithm.explore(obs)
+        distribution = self._exploration.widened(self._algorithm.policy(obs))
         action = distribution.sample()
         self.log_prob = self._density(distribution, action)
         return action.clamp(-1, 1) if action.is_floating_point() else action
@@ -129,7 +127,7 @@ def checkpoint_act(
     check_spaces(env, env_id, policy.spec)
     if exploration.kl_budget is not None:
         raise InputError("`kl_budget` is for fine-tuning: leave it out.")
-    if hasattr(policy.algorithm, "explore") and exploration.sample_scale not in (0, 1):
+    if not policy.algorithm.draws_from_policy and exploration.sample_scale not in (0, 1):
         raise InputError(
             f"{type(policy.algorithm).__name__} chooses between two policies: set `sample_scale` "
             "to 0 (greedy) or 1."

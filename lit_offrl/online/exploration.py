@@ -88,7 +88,7 @@ class Exploration:
             obs: Any normalized observation, (1, O).
         """
         name = type(algorithm).__name__
-        if hasattr(algorithm, "explore"):
+        if not algorithm.draws_from_policy:
             if self.kl_budget is not None or self.sample_scale != 1:
                 raise InputError(
                     f"{name} chooses between two policies: leave `kl_budget` and `sample_scale` "
@@ -117,7 +117,8 @@ class Explorer:
     """The algorithm's policy as it collects.
 
     Args:
-        algorithm: What is trained; its own ``explore(obs)`` is used where it has one.
+        algorithm: What is trained; its own ``explore(obs)`` where that draws from more than its
+            policy.
         offline: Policy that was trained offline, frozen: what a KL budget refers to.
         exploration: How far to stray.
     """
@@ -137,9 +138,8 @@ class Explorer:
             warming_up: Whether the policy trained offline acts.
         """
         algorithm = self.offline if warming_up else self.algorithm
-        own = getattr(algorithm, "explore", None)
-        if own is not None:
-            return own(obs)  # type: ignore[no-any-return]
+        if not algorithm.draws_from_policy:
+            return algorithm.explore(obs)
         policy = self.exploration.widened(algorithm.policy(obs))
         budget = self.exploration.budget(step)
         if budget < math.inf:

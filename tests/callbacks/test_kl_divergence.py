@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from lit_offrl.algorithms import BC, BCQ, CQL, DQN, IQL, TD3BC, DiscreteCQL
+from lit_offrl.algorithms.pex import PEX
 from lit_offrl.batch import Batch
 from lit_offrl.data import OfflineDataModule
 from lit_offrl.data.builtin import gridworld
@@ -85,7 +86,9 @@ def test_policies_with_a_density_get_all_but_support(make: Any, held_out: float)
     assert {"behavior_pit", "behavior_self_kl"} <= set(kl.findings)
 
 
-@pytest.mark.parametrize("make", [partial(TD3BC, **SMALL), partial(BCQ, **SMALL, vae_hidden=(8,))])
+@pytest.mark.parametrize(
+    "make", [partial(TD3BC, **SMALL), partial(BCQ, **SMALL, vae_hidden=(8,)), partial(PEX, **SMALL)]
+)
 def test_policies_without_a_density_get_support_and_the_reason(make: Any) -> None:
     kl = KLDivergence(rows=300)
     logged = train(make(), data_module(), kl)

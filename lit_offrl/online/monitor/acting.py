@@ -53,11 +53,11 @@ def why_not_asked(policy: GreedyPolicy | SampledPolicy, data: LoggedData) -> str
             if torch.equal(first, policy.sample(obs)):
                 return ""
         return f"{name} draws its actions, and has no probabilities of them."
-    if hasattr(policy.algorithm, "explore"):
-        return f"{name} draws actions by a rule of its own, and has no probabilities of them."
     try:
         policy.log_prob(obs, action)
-    except NotApplicableError:
+    except NotApplicableError as error:
+        if not policy.has_density:
+            return str(error)
         raise InputError(
             f"{name} has no probabilities of its actions: monitor it with `policy` greedy."
         ) from None

@@ -153,6 +153,8 @@ class Drawing(worlds.Table):
 class Exploring(worlds.Table):
     """Has a rule of its own to draw by, as PEX has."""
 
+    draws_from_policy = False
+
     def explore(self, obs: torch.Tensor) -> torch.Tensor:
         return self.act(obs)
 
