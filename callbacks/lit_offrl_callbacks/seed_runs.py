@@ -59,15 +59,18 @@ class SeedRuns(BestAndLast):
         """Write each seed's files, then that of all: what a kill leaves undone is done again."""
         assert isinstance(pl_module, Replicas)
         names = {seed: self._names(trainer, seed) for seed in pl_module.seeds}
-        folder, writer = Path(str(self.dirpath)).parent, trainer.strategy.checkpoint_io
+        writer = trainer.strategy.checkpoint_io
         whole = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         for i, seed in enumerate(pl_module.seeds):
             evaluation = self.evaluations[seed]
             callbacks = {evaluation.state_key: evaluation.state_dict()}
             own = {**member_checkpoint(whole, i), "callbacks": callbacks}
             for name in names[seed]:
-                writer.save_checkpoint(own, folder / f"seed-{seed}" / "checkpoints" / name)
+                writer.save_checkpoint(own, self._file(seed, name))
         super().write_last(trainer, pl_module)
+
+    def _file(self, seed: int, name: str) -> Path:
+        return Path(str(self.dirpath)).parent / f"seed-{seed}" / "checkpoints" / name
 
     def _names(self, trainer: Trainer, seed: int) -> list[str]:
         """Files that hold a seed as it is now."""
@@ -111,9 +114,10 @@ class SeedRuns(BestAndLast):
         return {**super().state_dict(), "best": best, "evaluations": histories}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Go on from there; in another folder each seed's best begins anew."""
         super().load_state_dict(state_dict)
-        self._best = {int(seed): score for seed, score in state_dict["best"].items()}
+        best = {int(seed): score for seed, score in state_dict["best"].items()}
+        self._best = {s: score for s, score in best.items() if self._file(s, "best.ckpt").is_file()}
         for seed, state in state_dict["evaluations"].items():
             own = self.evaluations.setdefault(int(seed), copy.deepcopy(self._evaluation))
             own.load_state_dict(state)

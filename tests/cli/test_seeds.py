@@ -138,6 +138,17 @@ def test_several_seeds_killed_between_files_end_as_if_they_had_not_been(
         assert run["global_step"] == 20
 
 
+def test_seeds_that_go_on_in_another_folder_have_a_best_there(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim(monkeypatch, {10: 1.0, 20: 2.0, 30: 3.0})
+    assert fit("--seeds", "2", run_dir="one").code == 0
+    rest = {"ckpt_path": "one/checkpoints/last.ckpt", "run_dir": "other"}
+    assert fit("--seeds", "2", trainer__max_steps=30, **rest).code == 0
+    for seed in (0, 1):
+        assert read(f"other/seed-{seed}", "best")["global_step"] == 30
+
+
 def test_other_seeds_are_refused(fit: Fit) -> None:
     assert fit("--seeds", "0").code == 2
     assert fit("--seeds", "2", run_dir="two").code == 0
