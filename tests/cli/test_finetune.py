@@ -40,7 +40,7 @@ def tune(capsys: pytest.CaptureFixture[str], tmp_path: Path, checkpoint: Path) -
 def test_a_run_ends_with_a_table_a_sentence_and_a_policy(tune: Tune, tmp_path: Path) -> None:
     outcome = tune()
     assert outcome.code == 0, outcome.err
-    for text in ("offline policy", "lowest on the way", "After 60 environment steps (0 episodes)"):
+    for text in ("offline policy", "worst evaluation", "After 60 environment steps (0 episodes)"):
         assert text in outcome.out
     folder = tmp_path / "run"
     assert load(folder / "checkpoints" / "last.ckpt").info.updates == 60
