@@ -11,6 +11,7 @@ from minari.serialization import deserialize_space
 
 from lit_offrl.data.cache import hash_files
 from lit_offrl.data.soundness import UNREADABLE, one_line
+from lit_offrl.data.spaces import refuse_unreadable
 from lit_offrl.errors import InputError
 
 
@@ -41,6 +42,10 @@ class MinariMetadata:
             raise InputError(f"{self.name} has no episodes: record some first.")
         self.obs_space = self._space("observation_space")
         self.action_space = self._space("action_space")
+        try:
+            refuse_unreadable(self.obs_space, self.action_space)
+        except ValueError as error:
+            raise InputError(f"{self.name}: {error}.") from None
         self.jpeg = bool(self._stored.get("jpeg_encoding", True))
         self.scores = {key: self._score(key) for key in ("ref_min_score", "ref_max_score")}
         """Reference scores of the set, if it has any."""

@@ -96,22 +96,10 @@ class MinariSource:
 
     def _allocate(self, n: int, log_prob: bool, new: NewColumn) -> dict[str, Column]:
         """Make the columns of n rows, but for images."""
-        name, obs_space = self._metadata.name, self._metadata.obs_space
-        action_space = self._metadata.action_space
-        try:
-            obs_dim = flatdim(obs_space)
-        except (NotImplementedError, ValueError):
-            raise InputError(
-                f"{name}: observations of space {obs_space} cannot be flattened: only "
-                "Box, Discrete, MultiDiscrete, MultiBinary, and Dict and Tuple of them can."
-            ) from None
+        obs_space, action_space = self._metadata.obs_space, self._metadata.action_space
+        obs_dim = flatdim(obs_space)
         pixels = sum(math.prod(shape) for _, *shape in image_parts(obs_space))
         box = isinstance(action_space, spaces.Box)
-        if not box and not isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete):
-            raise InputError(
-                f"{name}: actions of space {action_space} are not supported: only Box, "
-                "Discrete and MultiDiscrete are."
-            )
         flat = {
             "obs": new("obs", (n, obs_dim - pixels), np.float32),
             "action": new("action", (n, flatdim(action_space)), np.float32)

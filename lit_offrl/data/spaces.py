@@ -15,6 +15,42 @@ MAX_FLAT_ACTIONS = 1 << 24
 """Largest number of actions: a packed batch holds their indices as float32."""
 
 
+def refuse_unreadable(obs_space: Space[Any], action_space: Space[Any]) -> None:
+    """Refuse spaces that no data set can be read with.
+
+    Raises:
+        ValueError: With the reason and what would do.
+    """
+    flat = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+    if not all(isinstance(part, flat) for part in _part_spaces(obs_space)):
+        raise ValueError(
+            f"observations of space {obs_space} cannot be flattened: only Box, Discrete, "
+            "MultiDiscrete, MultiBinary, and Dict and Tuple of them can"
+        )
+    if not isinstance(action_space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete):
+        raise ValueError(
+            f"actions of space {action_space} are not supported: only Box, Discrete and "
+            "MultiDiscrete are"
+        )
+    if isinstance(action_space, spaces.Box):
+        equal = (action_space.low >= action_space.high).ravel()
+        if equal.any():
+            raise ValueError(
+                f"dimension {equal.argmax()} of the action space has equal bounds, so there is "
+                "nothing to choose: leave it out"
+            )
+    elif number_of_actions(action_space) > MAX_FLAT_ACTIONS:
+        raise ValueError(f"{action_space} has more than {MAX_FLAT_ACTIONS} actions")
+
+
+def _part_spaces(space: Space[Any]) -> list[Space[Any]]:
+    """Spaces within Dict and Tuple."""
+    if not isinstance(space, spaces.Dict | spaces.Tuple):
+        return [space]
+    parts = space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces
+    return [leaf for part in parts for leaf in _part_spaces(part)]
+
+
 def flatten_observations(space: Space[Any], values: Any) -> NDArray[np.float32]:
     """Flatten stacked observations as ``gymnasium.spaces.flatten`` flattens one.
 
@@ -172,8 +208,6 @@ def flatten_actions(space: Space[Any], values: Any) -> NDArray[Any]:
     if isinstance(space, spaces.Discrete):
         return _codes(actions.reshape(len(actions), 1), space.start, space.n)[:, 0]
     if isinstance(space, spaces.MultiDiscrete):
-        if number_of_actions(space) > MAX_FLAT_ACTIONS:
-            raise ValueError(f"{space} has more than {MAX_FLAT_ACTIONS} combinations")
         sizes = space.nvec.ravel()
         codes = _codes(actions.reshape(len(actions), -1), space.start.ravel(), sizes)
         flat: NDArray[np.int64] = np.asarray(np.ravel_multi_index(tuple(codes.T), tuple(sizes)))

@@ -129,12 +129,6 @@ def _bounds(
 ) -> tuple[list[float], list[float]]:
     """Bounds of a Box action (A,); the data's own extremes in dimensions without bounds."""
     low, high = space.low.ravel().astype(np.float64), space.high.ravel().astype(np.float64)
-    if (low >= high).any():
-        dim = int((low >= high).argmax())
-        raise InputError(
-            f"Data set `{dataset_id}`: dimension {dim} of the action space has equal bounds, so "
-            "there is nothing to choose: store the set without it."
-        )
     open_dims = ~np.isfinite(low) | ~np.isfinite(high)
     if open_dims.any():
         _log.warning(

@@ -20,7 +20,7 @@ from minari.data_collector import EpisodeBuffer
 
 from lit_offrl.data.builtin.placing import is_made, make_whole, minari_root
 from lit_offrl.data.builtin.recording import Act, mean_return, play
-from lit_offrl.data.spaces import leaves
+from lit_offrl.data.spaces import leaves, refuse_unreadable
 from lit_offrl.errors import EnvironmentFailed, InputError
 from lit_offrl.evaluation.environment import register_plugins, watched
 from lit_offrl.files import write_whole
@@ -133,6 +133,10 @@ def _make(env_id: str) -> gym.Env[Any, Any]:
             f"Environment `{env_id}` was registered with a function, which a set cannot name: "
             "register it as `module:Class`."
         ) from None
+    try:
+        refuse_unreadable(env.observation_space, env.action_space)
+    except ValueError as error:
+        raise InputError(f"Environment `{env_id}` cannot be recorded: {error}.") from None
     return env
 
 

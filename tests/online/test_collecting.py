@@ -279,6 +279,38 @@ class Reusing(gym.Env[Any, Any]):
         return {"count": self.count, "more": (np.int64(self.count[0]), self.last)}
 
 
+BOX = gym.spaces.Box(-1.0, 1.0, (1,))
+UNREADABLE: list[tuple[gym.Space[Any], gym.Space[Any], str]] = [
+    (gym.spaces.Text(3), BOX, "observations of space Text"),
+    (gym.spaces.Dict(a=gym.spaces.Sequence(BOX)), BOX, "observations of space Dict"),
+    (gym.spaces.Tuple((gym.spaces.Graph(BOX, None),)), BOX, "observations of space Tuple"),
+    (BOX, gym.spaces.MultiBinary(2), "actions of space MultiBinary"),
+    (BOX, gym.spaces.Box(0.0, 0.0, (1,)), "dimension 0 of the action space has equal bounds"),
+    (BOX, gym.spaces.MultiDiscrete([5000, 5000]), "more than 16777216 actions"),
+]
+
+
+class Unreadable(gym.Env[Any, Any]):
+    """Has spaces that no data set can be read with, and must never be played."""
+
+    def __init__(self, case: int) -> None:
+        self.observation_space, self.action_space, _ = UNREADABLE[case]
+
+    def reset(self, **_: Any) -> tuple[Any, dict[str, Any]]:
+        raise AssertionError("played")
+
+
+@pytest.mark.parametrize("case", range(len(UNREADABLE)))
+def test_spaces_that_no_set_can_have_are_refused_before_the_first_step(
+    case: int, minari_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = EnvSpec("tests/Unreadable-v0", f"{__name__}:Unreadable", kwargs={"case": case})
+    monkeypatch.setitem(gym.registry, spec.id, spec)
+    with pytest.raises(InputError, match=UNREADABLE[case][2]):
+        collect(recipe(LEFT, env_id=spec.id))
+    assert not minari_folder.exists()
+
+
 @pytest.mark.filterwarnings("ignore:.*share an object")
 def test_nested_observations_in_arrays_that_are_used_again_are_kept(
     monkeypatch: pytest.MonkeyPatch,
