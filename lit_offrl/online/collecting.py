@@ -128,10 +128,10 @@ def _make(env_id: str) -> gym.Env[Any, Any]:
     try:
         assert env.spec is not None
         env.spec.to_json()
-    except ValueError:
+    except (ValueError, TypeError):
         raise InputError(
-            f"Environment `{env_id}` was registered with a function, which a set cannot name: "
-            "register it as `module:Class`."
+            f"Environment `{env_id}` was registered with a function or an argument that a set "
+            "cannot name: register it as `module:Class`, with numbers, texts and lists of them."
         ) from None
     try:
         refuse_unreadable(env.observation_space, env.action_space)

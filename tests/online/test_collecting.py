@@ -311,6 +311,16 @@ def test_spaces_that_no_set_can_have_are_refused_before_the_first_step(
     assert not minari_folder.exists()
 
 
+@pytest.mark.parametrize("entry", [Unreadable, f"{__name__}:Unreadable"])
+def test_an_environment_that_a_set_cannot_name_is_refused(
+    entry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = EnvSpec("tests/Nameless-v0", entry, kwargs={"case": np.int64(0)})
+    monkeypatch.setitem(gym.registry, spec.id, spec)
+    with pytest.raises(InputError, match="that a set cannot name"):
+        collect(recipe(LEFT, env_id=spec.id))
+
+
 @pytest.mark.filterwarnings("ignore:.*share an object")
 def test_nested_observations_in_arrays_that_are_used_again_are_kept(
     monkeypatch: pytest.MonkeyPatch,
