@@ -41,6 +41,10 @@ def mostly_right(obs: Any, rng: np.random.Generator) -> tuple[int, float]:
     return int(right), math.log(0.8 if right else 0.2)
 
 
+def mostly_silent(obs: Any, rng: np.random.Generator) -> tuple[int, float | None]:
+    return 0, None if rng.random() < 0.1 else -0.5
+
+
 def recipe(*policies: str, **changed: Any) -> Recipe:
     given: dict[str, Any] = {
         "env_id": ENV,
@@ -93,6 +97,11 @@ def test_a_functions_probabilities_are_kept() -> None:
     assert rows.behavior_log_prob is not None
     wanted = np.where(rows.action == 1, math.log(0.8), math.log(0.2))
     np.testing.assert_allclose(rows.behavior_log_prob, wanted, rtol=1e-6)
+
+
+def test_an_episode_with_an_action_without_a_probability_has_none() -> None:
+    rows = recorded(recipe("tests.online.test_collecting:mostly_silent", steps=60))
+    assert rows.behavior_log_prob is None
 
 
 def test_time_limits_and_ends_are_kept_apart() -> None:

@@ -64,7 +64,7 @@ def play(env: gym.Env[Any, Any], act: Act, seed: int) -> EpisodeBuffer:
     rewards: list[float] = []
     terminations: list[bool] = []
     truncations: list[bool] = []
-    log_probs: list[float] = []
+    log_probs: list[float | None] = []
     done = False
     while not done:
         action, log_prob = act(obs, rng)
@@ -74,11 +74,10 @@ def play(env: gym.Env[Any, Any], act: Act, seed: int) -> EpisodeBuffer:
         rewards.append(float(reward))
         terminations.append(bool(terminated))
         truncations.append(bool(truncated))
-        if log_prob is not None:
-            log_probs.append(log_prob)
+        log_probs.append(log_prob)
         done = terminations[-1] or truncations[-1]
     # Minari keeps T + 1 infos, one per observation: the last one has no action.
-    infos = {"behavior_log_prob": [*log_probs, 0.0]} if log_probs else None
+    infos = {"behavior_log_prob": [*log_probs, 0.0]} if None not in log_probs else None
     return EpisodeBuffer(
         seed=seed,
         observations=_by_part(env.observation_space, observations),
