@@ -238,15 +238,14 @@ def _write(
         ref_max_score=scores[1],
         description=f"Recorded by lit-offrl collect: {text}",
         data_format="hdf5",
+        jpeg_encoding=False,  # which loses what the environment showed
     )
     dataset.storage.update_episode_metadata({"behavior": name} for name in who)
 
 
 def _plain(value: Any) -> Any:
-    """A tensor of an array, Python's number of NumPy's: what a file of plain types can hold."""
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(value))
-    return value.item()
+    """A tensor of an array or a NumPy number, of the same shape and type: what a file can hold."""
+    return torch.from_numpy(np.array(value, order="C"))
 
 
 def _read(path: Path) -> EpisodeBuffer | None:

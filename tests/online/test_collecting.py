@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -354,6 +355,62 @@ def test_nested_observations_in_arrays_that_are_used_again_are_kept(
     np.testing.assert_array_equal(rows.obs, obs)
     np.testing.assert_array_equal(rows.next_obs[:, 0], steps + 1)
     assert (rows.action != 0).all()
+
+
+class Numbers(gym.Env[Any, Any]):
+    """Shows single numbers and a picture, as NumPy's numbers and arrays without axes."""
+
+    observation_space = gym.spaces.Dict(
+        half=gym.spaces.Box(-1.0, 1.0, (), np.float32),
+        single=gym.spaces.Box(-1.0, 1.0, (), np.float32),
+        picture=gym.spaces.Box(0, 255, (32, 32, 3), np.uint8),
+    )
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.t = 0
+        return self._obs(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        return self._obs(), 1.0, self.t == 3, False, {}
+
+    def _obs(self) -> Any:
+        drawn = self.np_random.integers(0, 256, (32, 32, 3)).astype(np.uint8)
+        number = np.float32(self.np_random.random())
+        return {"half": np.array(number), "single": number, "picture": drawn}
+
+
+def array_without_axes(obs: Any, rng: np.random.Generator) -> Any:
+    return np.array(rng.integers(2))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_images_are_kept_as_they_are_and_a_resumed_set_is_the_same_to_the_byte(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = EnvSpec("tests/Numbers-v0", f"{__name__}:Numbers")
+    monkeypatch.setitem(gym.registry, spec.id, spec)
+    policy = "tests.online.test_collecting:array_without_axes"
+    wanted = recipe(policy, env_id=spec.id, steps=None, episodes=3)
+    real, shown = collecting._play, []
+    collect(replace(wanted, dataset_id="mine/whole-v0"))
+
+    def dying(*arguments: Any) -> Any:
+        if len(shown) == 2:
+            raise Killed
+        shown.append(real(*arguments))
+        return shown[-1]
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(collecting, "_play", dying)
+        collect(wanted)
+    rows = recorded(wanted)
+    pictures = np.concatenate([episode.observations["picture"][:-1] for episode in shown])
+    np.testing.assert_array_equal(rows.observed(np.arange(6))[:, 1:-1], pictures.reshape(6, -1))
+    hashes = {load_dataset(name)[1].content_hash for name in ("mine/whole-v0", "mine/mixed-v0")}
+    assert len(hashes) == 1
 
 
 @pytest.mark.parametrize("make", [lambda: IQL(3, 1, (8,)), lambda: TD3BC(3, 1, (8,))])
