@@ -93,12 +93,12 @@ def make_env(spec: DatasetSpec, env_id: str | None = None) -> gym.Env[Any, Any]:
 
 
 @contextlib.contextmanager
-def watched(env: gym.Env[Any, Any], step: int, timeout: float = 0.0) -> Iterator[None]:
+def watched(env: gym.Env[Any, Any], step: int | None, timeout: float = 0.0) -> Iterator[None]:
     """Turn whatever goes wrong in an environment into one sentence.
 
     Args:
         env: The environment.
-        step: Steps of the episode so far.
+        step: Steps of the episode so far, None where nobody counts them.
         timeout: Seconds after which it counts as hanging, 0 to wait for ever. Works in the main
             thread of a Unix process, on an environment that gives Python the control back.
 
@@ -108,10 +108,13 @@ def watched(env: gym.Env[Any, Any], step: int, timeout: float = 0.0) -> Iterator
     try:
         with _time_limit(timeout):
             yield
+    except InputError:  # says what it is
+        raise
     except Exception as error:  # environments fail in ways of their own
         name = env.unwrapped.spec.id if env.unwrapped.spec else type(env.unwrapped).__name__
+        where = "in" if step is None else f"at step {step} of"
         raise EnvironmentFailed(
-            f"Environment `{name}` failed at step {step} of an episode "
+            f"Environment `{name}` failed {where} an episode "
             f"({type(error).__name__}: {_short(error)})"
         ) from error
 

@@ -20,12 +20,14 @@ from minari.data_collector import EpisodeBuffer
 
 from lit_offrl.data.builtin.placing import is_made, make_whole, minari_root
 from lit_offrl.data.builtin.recording import Act, mean_return, play
-from lit_offrl.data.spaces import leaves, refuse_unreadable
-from lit_offrl.errors import EnvironmentFailed, InputError
+from lit_offrl.data.soundness import one_line
+from lit_offrl.data.spaces import refuse_unreadable
+from lit_offrl.errors import InputError
 from lit_offrl.evaluation.environment import register_plugins, watched
 from lit_offrl.files import write_whole
 from lit_offrl.online.acting import find_policy, is_checkpoint, random_act
 from lit_offrl.online.exploration import Exploration
+from lit_offrl.online.recorded import refuse_unfit
 from lit_offrl.rng import seed_draws, stream_seed
 
 EPISODE_STREAM = 4
@@ -123,8 +125,7 @@ def _make(env_id: str) -> gym.Env[Any, Any]:
         register_plugins(env_id)
         env = gym.make(env_id)
     except Exception as error:  # environments fail in ways of their own
-        reason = " ".join(str(error).split())
-        raise InputError(f"Environment `{env_id}` cannot be made ({reason}).") from None
+        raise InputError(f"Environment `{env_id}` cannot be made ({one_line(error)}).") from None
     try:
         assert env.spec is not None
         env.spec.to_json()
@@ -171,7 +172,7 @@ def _record(
         path = folder / f"episode-{len(episodes):08d}.pt"
         episode = _read(path)
         if episode is None:
-            episode = _play(recipe, env, acts[i], len(episodes))
+            episode = _play(recipe, env, recipe.policies[i], acts[i], len(episodes))
             plain = apply_to_collection(vars(episode), (np.ndarray, np.generic), _plain)
             torch.save(plain, content := io.BytesIO())
             write_whole(path, content.getbuffer())
@@ -183,25 +184,30 @@ def _record(
     return episodes, who
 
 
-def _play(recipe: Recipe, env: gym.Env[Any, Any], act: Act, number: int) -> EpisodeBuffer:
+def _play(
+    recipe: Recipe, env: gym.Env[Any, Any], policy: str, act: Act, number: int
+) -> EpisodeBuffer:
     """Play an episode, whose every draw is a function of (seed, its number)."""
     seed = stream_seed(recipe.seed, number, EPISODE_STREAM) % (1 << 31)
     seed_draws(seed, torch.device("cpu"))
-    with watched(env, 0):
-        episode = play(env, act, seed)
-    parts = [("an observation", part) for part in leaves(episode.observations)]
-    for what, values in [("a reward", episode.rewards), *parts]:
-        for step, value in enumerate(values):
-            if not _is_finite(value):
-                raise EnvironmentFailed(
-                    f"Environment `{recipe.env_id}` gave {what} that is not finite at step {step} "
-                    f"of episode {number}"
-                )
-    return episode
+    with watched(env, None):
+        episode = play(env, _named(policy, act), seed)
+    refuse_unfit(env, episode, recipe.env_id, policy, number)
+    return replace(episode, actions=list(np.asarray(episode.actions)))
 
 
-def _is_finite(value: Any) -> bool:
-    return np.asarray(value).dtype.kind != "f" or bool(np.isfinite(value).all())
+def _named(policy: str, act: Act) -> Act:
+    """What acts, with its name in its errors."""
+
+    def named(obs: Any, rng: np.random.Generator) -> tuple[Any, float | None]:
+        try:
+            return act(obs, rng)
+        except Exception as error:  # policies fail in ways of their own
+            raise InputError(
+                f"Policy `{policy}` failed ({type(error).__name__}: {one_line(error)}): repair it."
+            ) from error
+
+    return named
 
 
 def _reference_scores(
@@ -210,8 +216,10 @@ def _reference_scores(
     if not recipe.ref_scores:
         return None, None
     seed_draws(recipe.seed, torch.device("cpu"))
-    low = mean_return(env, random_act(env.action_space), 1.0)
-    return low, mean_return(env, first, 1.0)
+    with watched(env, None):
+        low = mean_return(env, random_act(env.action_space), 1.0)
+        high = mean_return(env, _named(recipe.policies[0], first), 1.0)
+    return low, high
 
 
 def _write(

@@ -192,8 +192,10 @@ def test_reference_scores_are_measured() -> None:
     ("fault", "message"),
     [
         ("raise", "the arm is stuck"),
-        ("nan_reward", "a reward that is not finite at step 1 of"),
-        ("nan", "an observation that is not finite at step"),
+        ("nan_reward", "episode 0: a reward is NaN or inf at step 1"),
+        ("nan", "episode 0: an observation is NaN or inf at step 2"),
+        ("huge_reward", "episode 0: a reward is 1e\\+300, too large to train on"),
+        ("shape", "episode 0: an observation is not of its space"),
     ],
 )
 def test_an_environment_that_fails_keeps_the_episodes_before(
@@ -394,7 +396,8 @@ def test_images_are_kept_as_they_are_and_a_resumed_set_is_the_same_to_the_byte(
     monkeypatch.setitem(gym.registry, spec.id, spec)
     policy = "tests.online.test_collecting:array_without_axes"
     wanted = recipe(policy, env_id=spec.id, steps=None, episodes=3)
-    real, shown = collecting._play, []
+    real = collecting._play
+    shown: list[Any] = []
     collect(replace(wanted, dataset_id="mine/whole-v0"))
 
     def dying(*arguments: Any) -> Any:
@@ -420,6 +423,74 @@ def test_actions_that_are_clipped_have_no_probability(make: Callable[[], Any]) -
         env.reset(seed=0)[0], np.random.default_rng(0)
     )
     assert log_prob is None and action in env.action_space
+
+
+def broken(obs: Any, rng: np.random.Generator) -> Any:
+    raise RuntimeError("no idea")
+
+
+def beyond(obs: Any, rng: np.random.Generator) -> Any:
+    return [2.5]
+
+
+def two_numbers(obs: Any, rng: np.random.Generator) -> Any:
+    return np.zeros(2)
+
+
+def no_number(obs: Any, rng: np.random.Generator) -> Any:
+    return [np.nan]
+
+
+def unlikely(obs: Any, rng: np.random.Generator) -> Any:
+    return np.zeros(1), -np.inf
+
+
+def probability(obs: Any, rng: np.random.Generator) -> Any:
+    return 1, 0.8  # not its logarithm
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ("broken", r"failed \(RuntimeError: no idea\)"),
+        ("beyond", "2.5 at step 0 lies outside the space"),
+        ("two_numbers", "2 numbers per step"),
+        ("no_number", "an action is NaN or inf at step 0"),
+        ("unlikely", "-inf at step 0 is no log-probability"),
+        ("probability", "0.8 at step 0 is no log-probability"),
+    ],
+)
+def test_a_policy_that_no_set_can_hold_is_named_after_its_first_episode(
+    policy: str, message: str, minari_folder: Path
+) -> None:
+    name = f"tests.online.test_collecting:{policy}"
+    env_id = ENV if policy == "probability" else line_id()
+    with pytest.raises(InputError, match=f"^Policy `{name}`.*{message}") as caught:
+        collect(recipe(name, env_id=env_id, steps=None, episodes=50))
+    assert not isinstance(caught.value, EnvironmentFailed)
+    assert not (minari_folder / "mine").exists()
+
+
+def test_actions_may_be_lists() -> None:
+    rows = recorded(recipe("tests.online.test_collecting:listed", env_id=line_id(), steps=20))
+    assert (rows.action == 0.5).all()
+
+
+def listed(obs: Any, rng: np.random.Generator) -> Any:
+    return [0.5]
+
+
+def test_an_environment_that_fails_while_reference_scores_are_played_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def failing(*_: Any) -> float:
+        raise RuntimeError("the arm is stuck")
+
+    monkeypatch.setattr(collecting, "mean_return", failing)
+    with pytest.raises(
+        EnvironmentFailed, match=r"failed in an episode \(RuntimeError: the arm is stuck\)"
+    ):
+        collect(recipe(LEFT, steps=20, ref_scores=True))
 
 
 @pytest.mark.parametrize(

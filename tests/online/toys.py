@@ -19,9 +19,9 @@ class Line(gym.Env[Any, Any]):
     Ends for good once it lies beyond 5, by a time limit after 4 steps; reward is the action.
 
     Args:
-        fault: ``raise``, ``nan``, ``nan_reward`` or ``hang`` at step ``at`` of the first episode
-            that gets there, ``nan_start``, or ``drift``: another start at each reset, whatever the
-            seed.
+        fault: ``raise``, ``nan``, ``nan_reward``, ``huge_reward``, ``shape`` or ``hang`` at step
+            ``at`` of the first episode that gets there, ``nan_start``, or ``drift``: another start
+            at each reset, whatever the seed.
         at: See ``fault``.
     """
 
@@ -55,6 +55,10 @@ class Line(gym.Env[Any, Any]):
             self.x = float("nan")
         if self.t == self.at and self.fault == "nan_reward":
             reward = float("nan")
+        if self.t == self.at and self.fault == "huge_reward":
+            reward = 1e300
+        if self.t == self.at and self.fault == "shape":
+            return np.zeros(3, np.float32), reward, False, True, {}
         return self._obs(), reward, self.x > 5, self.t >= 4, {}
 
     def _obs(self) -> Any:
