@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from lit_offrl.cli.parsing import OneLineParser
+from lit_offrl.cli.tables import folding_table
 from lit_offrl.data import load_dataset
 from lit_offrl.errors import EnvironmentFailed, InputError
 from lit_offrl.online.collecting import Recipe, collect
@@ -48,7 +48,7 @@ def _summarize(recipe: Recipe, metadata: object, console: Console) -> None:
     transitions, _ = load_dataset(recipe.dataset_id)
     returns, lengths = transitions.returns(), np.diff(transitions.episode_bounds)
     who = np.array([str(episode["behavior"]) for episode in metadata])  # type: ignore[attr-defined]
-    table = Table("policy", "episodes", "steps", "mean return")
+    table = folding_table("policy", "episodes", "steps", "mean return")
     for name in dict.fromkeys(recipe.policies):
         own = who == name
         if own.any():

@@ -9,10 +9,10 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from lit_offrl import __version__
 from lit_offrl.checkpoint import LoadedPolicy
+from lit_offrl.cli.tables import folding_table
 from lit_offrl.data import DatasetSpec
 from lit_offrl.errors import InputError
 from lit_offrl.evaluation.estimate import Estimate
@@ -128,9 +128,8 @@ def print_one(one: Evaluated) -> None:
     """Print the estimates of a policy, and the sentence."""
     console = Console(highlight=False)
     evaluation, report = one.evaluation, one.report()
-    table = Table(title=f"{report.title} · {evaluation.policy} policy", title_justify="left")
-    for header in ("", "discounted return", f"{one.options.level:.0%} interval", ""):
-        table.add_column(header, overflow="fold")
+    headers = ("", "discounted return", f"{one.options.level:.0%} interval", "")
+    table = folding_table(*headers, title=f"{report.title} · {evaluation.policy} policy")
     for names, estimate in _grouped(report.estimates):
         table.add_row(names, *_cells(estimate))
     table.add_section()
@@ -159,7 +158,8 @@ def print_ranking(done: Sequence[Evaluated]) -> None:
 
     ranked = sorted(done, key=value, reverse=True)
     online = all(one.online is not None for one in done)
-    table = Table("", "estimate", "at least", "verdict", *(["environment"] if online else []))
+    more = ["environment"] if online else []
+    table = folding_table("", "estimate", "at least", "verdict", *more)
     for one in ranked:
         found = one.evaluation.assessment
         row = [

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from lit_offrl.checkpoint import load
 from lit_offrl.cli.judged import evaluation_of
 from lit_offrl.cli.parsing import OneLineParser, make_writable
 from lit_offrl.cli.run_folder import run_of
+from lit_offrl.cli.tables import folding_table
 from lit_offrl.deploy.exporting import Format, export_policy
 
 
@@ -22,15 +22,15 @@ def main(args: Sequence[str]) -> Path:
     make_writable(folder.parent, "--out")
     evaluation = evaluation_of(path, policy, "greedy")  # as the graphs act
     card = export_policy(policy, folder, config.format, evaluation, config.overwrite)
-    table = Table("file", "size, kB", "largest difference from the policy")
+    table = folding_table("file", "size, kB", "largest difference from the policy")
     for file in sorted(folder.iterdir()):
         difference = card["check"]["largest_difference"].get(file.name)
         size = f"{file.stat().st_size / 1000:.0f}"
-        table.add_row(str(file), size, "" if difference is None else f"{difference:.1e}")
+        table.add_row(file.name, size, "" if difference is None else f"{difference:.1e}")
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
     console.print(
-        f"The files act as the policy does at {card['check']['observations']}. "
+        f"Files: {folder}\nThey act as the policy does at {card['check']['observations']}. "
         f"Intended use: {card['intended_use']}"
     )
     return folder

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 from rich.console import Console
-from rich.table import Table
 
 from lit_offrl.cli.evaluated import StageProgress
 from lit_offrl.cli.parsing import OneLineParser, make_writable
 from lit_offrl.cli.run_folder import dataset_folder
+from lit_offrl.cli.tables import folding_table
 from lit_offrl.errors import InputError
 from lit_offrl.inspection import Answers, DataReport, inspect
 from lit_offrl.inspection.questions import QUESTIONS, read_answers
@@ -78,12 +78,12 @@ def _answers(config: Namespace) -> Answers:
 def _print(report: DataReport, advice: Recommendation, path: Path) -> None:
     """Print what was found, what to try, and the sentence."""
     console = Console(highlight=False)
-    table = Table("finding", "", "meaning", title=report.spec.dataset_id, title_justify="left")
+    table = folding_table("finding", "", "meaning", title=report.spec.dataset_id)
     for one in report.findings:
         table.add_row(one.name, one.verdict, f"{one.meaning} {one.advice}".strip())
     console.print(table)
     if advice.candidates:
-        ranked = Table("try", "start from", "conservatism", "evidence", "confidence")
+        ranked = folding_table("try", "start from", "conservatism", "evidence", "confidence")
         for c in advice.candidates:
             ranked.add_row(c.algorithm, c.config, c.conservatism, c.evidence, c.confidence)
         console.print(ranked)

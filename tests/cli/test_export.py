@@ -24,6 +24,8 @@ def test_the_files_lie_in_the_runs_folder(exported: Outcome, checkpoint: Path) -
     assert exported.code == 0, exported.err
     folder = checkpoint.parents[1] / "export" / "last"
     assert {p.name for p in folder.iterdir()} == {"card.json", "card.md", "policy.pt2"}
+    assert all(name in exported.out for name in ("card.json", "card.md", "policy.pt2"))
+    assert f"Files: {folder}\n" in exported.out
     assert "act as the policy does at 1000 observations of the log" in exported.out
     assert "Intended use: None yet" in exported.out
 

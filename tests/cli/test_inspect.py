@@ -19,6 +19,7 @@ def test_a_discrete_log_gets_tables_a_sentence_and_files(
     assert outcome.code == 0, outcome.err
     assert "BC" in outcome.out and "--can_collect" in outcome.out
     assert "--dangerous" not in outcome.out  # which was answered
+    assert "…" not in outcome.out  # a path that is cut off cannot be copied
     folder = Path("runs/inspect/tests-discrete-v0")
     values = json.loads((folder / "report.json").read_text())
     assert {"behavior_entropy", "determinism"} <= {one["name"] for one in values["findings"]}
