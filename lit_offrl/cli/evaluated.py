@@ -139,7 +139,7 @@ def print_one(one: Evaluated) -> None:
     console.print(table)
     for finding in [*evaluation.findings, *(one.online.findings if one.online else [])]:
         if finding.verdict in ("fail", "watch"):
-            console.print(f"{finding.verdict}: {finding.meaning} {finding.advice}", soft_wrap=True)
+            console.print(str(finding), soft_wrap=True)
     asked = [f for f in one.policy.info.findings if f.verdict in ("fail", "watch")]
     if asked:
         console.print(f"Training left {len(asked)} more questions open: see the report.")

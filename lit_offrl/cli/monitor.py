@@ -199,16 +199,17 @@ def _print(monitor: DeploymentMonitor, title: str, report: Path) -> None:
     """Print what each test found, and the sentence."""
     console, found = Console(highlight=False), monitor.conclusion
     table = Table("test", "", "e", "alarm after", title=title, title_justify="left")
-    findings = monitor.findings()
-    for finding in findings:
+    remarks: list[str] = []
+    for finding in monitor.findings():
         name = finding.name.removeprefix("monitor_")
         after = found.alarms.get(name)
         e_value = f"{finding.value:.3g}" if name in monitor.wealth else ""
         table.add_row(name, finding.verdict, e_value, "" if after is None else counted(after))
-    console.print(table)
-    for finding in findings:
         if finding.verdict != "ok":
-            console.print(f"{finding.verdict}: {finding.meaning}", soft_wrap=True)
+            remarks.append(f"{name} {finding.verdict}: {finding.meaning}")
+    console.print(table)
+    for remark in remarks:
+        console.print(remark, soft_wrap=True)
     console.print(
         f"Compared with {len(monitor.known)} {monitor.whose}; alarms at e = "
         f"{monitor.threshold:.4g}, so that unchanged deployments alarm at a rate of "

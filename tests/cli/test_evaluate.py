@@ -1,6 +1,7 @@
 """``lit-offrl evaluate``: the table, the sentence, the report, and wrong input."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ def test_one_checkpoint_gives_a_table_a_sentence_and_a_report(fit: Fit, evaluate
     for text in ("FQE", "IS, WIS, PDIS", "model", "logged behavior", "not applicable"):
         assert text in done.out
     assert any(word in done.out for word in ("NOT SHOWN:", "DO NOT USE:", "USE:"))
+    named = re.findall(r"^(\w*) ?(?:watch|fail): ", done.out, re.MULTILINE)
+    assert named and all(named)  # the name is what docs/diagnostics.md lists it by
     found = report("run/evaluation/last")
     assert {e["name"] for e in found["estimates"]} >= {"FQE", "WIS", "WDR", "MAGIC", "RIS", "model"}
     assert found["ledger"]["gradient updates"] == 20

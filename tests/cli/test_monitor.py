@@ -75,6 +75,8 @@ def test_other_actions_are_named_with_a_table_a_sentence_and_a_report(
     assert done.code == 0, done.err
     for text in ("policy", "dynamics", "reward", "returns", "alarm after", "Compared with 40"):
         assert text in done.out, text
+    assert "policy fail: Evidence against" in done.out
+    assert "state not applicable: " in done.out
     assert "POLICY SUPPORT after 5 episodes: The actions in the logs are not those" in done.out
     report = found()
     assert report["conclusion"] == "do not use"
