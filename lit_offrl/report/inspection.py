@@ -57,7 +57,7 @@ def inspection_figures(report: DataReport) -> dict[str, Figure]:
         ),
     }
     with plot_style():
-        return {name: _histogram(*column) for name, column in columns.items()}
+        return {name: histogram(*column) for name, column in columns.items()}
 
 
 def whole_and_few(values: NDArray[Any]) -> bool:
@@ -78,14 +78,23 @@ def histogram_edges(values: NDArray[Any]) -> NDArray[np.float64]:
     return edges
 
 
-def _histogram(title: str, xlabel: str, values: NDArray[Any]) -> Figure:
+def histogram(title: str, xlabel: str, values: NDArray[Any]) -> Figure:
+    """Draw how often each value occurs.
+
+    Args:
+        title: What is counted.
+        xlabel: Quantity and unit.
+        values: What is counted, (n,).
+    """
     figure = Figure(figsize=(5.4, 3.3), layout="constrained")
     axes = figure.subplots()
     unit = "episodes" if title in ("Returns", "Lengths") else "rows"
     axes.set(title=title, xlabel=xlabel, ylabel=unit, axisbelow=True)
     whole = whole_and_few(values)
     for axis in (axes.xaxis, axes.yaxis) if whole else (axes.yaxis,):
-        axis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+        axis.set_major_locator(
+            MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
+        )
     axes.hist(
         values, bins=histogram_edges(values).tolist(), color=BLUE, rwidth=0.8 if whole else 1.0
     )

@@ -20,7 +20,7 @@ from lit_offrl.inspection.returns import (
     trajectory_quality,
     trend_finding,
 )
-from lit_offrl.report.inspection import histogram_edges
+from lit_offrl.report.inspection import histogram, histogram_edges
 
 
 def test_positive_sided_variance_is_half_the_variance_of_a_symmetric_sample() -> None:
@@ -80,6 +80,11 @@ def test_each_of_few_whole_numbers_has_a_bar_and_few_values_have_few_bars() -> N
     draws = np.random.default_rng(0).normal(size=4000)
     bars = [len(histogram_edges(draws[:n])) - 1 for n in (4, 100, 4000)]
     assert bars == [5, 10, 40]
+
+
+def test_equal_lengths_are_marked_by_whole_numbers() -> None:
+    ticks = histogram("Lengths", "steps", np.full(9, 200)).axes[0].get_xticks()
+    assert 200 in ticks and not np.mod(ticks, 1).any()
 
 
 @pytest.mark.parametrize("text", ["unknown: yes", "dangerous: perhaps", "- 1", "{"])
