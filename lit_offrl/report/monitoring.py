@@ -6,7 +6,8 @@ import numpy as np
 
 from lit_offrl.evaluation.finding import worst
 from lit_offrl.online.monitor.deployment import DeploymentMonitor
-from lit_offrl.report.content import Conclusion, Curve, Report
+from lit_offrl.online.monitor.evidence import counted
+from lit_offrl.report.content import Conclusion, Curve, KnownValue, Report
 
 ASSUMPTIONS = (
     "Episodes are given in the order in which they happened, and none is left out.",
@@ -43,12 +44,21 @@ def monitor_report(
         why=found.advice,
         findings=findings,
         level=1 - monitor.delta,
+        online_value=_mean_return(monitor),
         estimand="Discounted return of deployed episodes, in raw reward.",
         curves=_curves(monitor),
         ledger=dict(ledger or {}),
         assumptions=ASSUMPTIONS if monitor.calibrated else (*ASSUMPTIONS, UNCALIBRATED),
         command=command,
     )
+
+
+def _mean_return(monitor: DeploymentMonitor) -> KnownValue | None:
+    """Mean of what the episodes returned; None before the first."""
+    if not monitor.seen:
+        return None
+    mean = float(np.mean([one.value for one in monitor.seen]))
+    return KnownValue(mean, note=f"mean of {counted(len(monitor.seen))}")
 
 
 def _curves(monitor: DeploymentMonitor) -> list[Curve]:

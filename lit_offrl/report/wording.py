@@ -149,16 +149,24 @@ class KeyNumber(NamedTuple):
 
 
 def key_numbers(report: Report) -> list[KeyNumber]:
-    """Return the numbers that the conclusion is about: the estimate, its bound, what is known."""
+    """Return the numbers that the conclusion is about: the estimate, its bound, what is known.
+
+    Where nothing was to be estimated, as of episodes that were watched, what is known stands alone.
+    """
     estimate = report.key_estimate
-    numbers = [
-        KeyNumber("Estimated return", None, None, "no valid off-policy estimate")
-        if estimate is None
-        else KeyNumber(
-            f"Estimated return ({estimate.name})", estimate.value, estimate.interval, ""
-        ),
-        KeyNumber("Lower bound of the return", report.lower_bound, None, _bound(report)),
-    ]
+    watched = not report.estimates and report.online_value is not None
+    numbers = (
+        []
+        if watched
+        else [
+            KeyNumber("Estimated return", None, None, "no valid off-policy estimate")
+            if estimate is None
+            else KeyNumber(
+                f"Estimated return ({estimate.name})", estimate.value, estimate.interval, ""
+            ),
+            KeyNumber("Lower bound of the return", report.lower_bound, None, _bound(report)),
+        ]
+    )
     for label, known in (
         ("Return of the behavior policy", report.behavior_value),
         ("Return measured online", report.online_value),

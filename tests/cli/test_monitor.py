@@ -1,6 +1,7 @@
 """``lit-offrl monitor``: the table, the sentence, the report, and wrong input."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,11 @@ def test_other_actions_are_named_with_a_table_a_sentence_and_a_report(
     assert "POLICY SUPPORT after 5 episodes: The actions in the logs are not those" in done.out
     report = found()
     assert report["conclusion"] == "do not use"
+    text = Path("run/monitor/last/report.md").read_text()
+    assert re.search(
+        r"^\| Return measured online \| \S+ \| – \| mean of 5 episodes \|$", text, re.M
+    )
+    assert "off-policy estimate" not in text and "## Make this report again" in text
     assert report["ledger"]["prediction"] == "`--predicted`"
     assert [curve["title"] for curve in report["curves"]] == [
         "Evidence of a change",
