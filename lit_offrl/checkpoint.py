@@ -40,6 +40,7 @@ class TrainingInfo(NamedTuple):
         held_out: Fraction of the episodes that were.
         online_episodes: Episodes that were played in the environment while training.
         findings: What the diagnostics had found by then.
+        online_steps: Environment steps that fine-tuning had collected to train on.
     """
 
     updates: int
@@ -48,6 +49,7 @@ class TrainingInfo(NamedTuple):
     held_out: float = 0.0
     online_episodes: int = 0
     findings: tuple[Finding, ...] = ()
+    online_steps: int = 0
 
 
 class LoadedPolicy(RawPolicy):
@@ -96,6 +98,7 @@ def load(path: str | Path) -> LoadedPolicy:
             float(data["held_out"]),
             sum(int(callback.get("episodes_spent", 0)) for callback in callbacks),
             tuple(Finding.from_dict(f) for c in callbacks for f in c.get("findings", ())),
+            int(data.get("online", {}).get("env_steps", 0)),
         )
         state = checkpoint["state_dict"]
     except (AttributeError, KeyError, TypeError, ValueError):

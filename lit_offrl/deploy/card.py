@@ -47,6 +47,7 @@ def make_card(
         "seed": info.seed,
         "discount": policy.algorithm.discount,
         "online_episodes_spent": info.online_episodes,
+        "online_steps": info.online_steps,
         "data": {
             "dataset_id": spec.dataset_id,
             "content_hash": spec.content_hash,
@@ -82,12 +83,17 @@ def make_card(
         "intended_use": _intended(spec.dataset_id, known.get("conclusion")),
         "limits": [
             "It acts greedily on single observations, and knows nothing of what they leave out.",
-            "It was learned from this log alone: where states or actions differ from the log's, "
-            "nothing is known of what it does.",
+            f"It was learned from {_sources(info.online_steps)}: where states or actions differ "
+            "from what that holds, nothing is known of what it does.",
             "No unobserved confounding is assumed; no log can show that.",
             "It does not say when it is lost: watch it with `lit-offrl monitor`.",
         ],
     }
+
+
+def _sources(online_steps: int) -> str:
+    steps = f"this log and {online_steps:,} steps in the environment"
+    return steps if online_steps else "this log alone"
 
 
 def _intended(dataset_id: str, conclusion: str | None) -> str:
@@ -129,6 +135,7 @@ def to_markdown(card: dict[str, Any]) -> str:
         "updates, seed": f"{card['updates']:,}, {card['seed']}",
         "discount": card["discount"],
         "online episodes spent in training": card["online_episodes_spent"],
+        **({"fine-tuned on, steps": f"{n:,}"} if (n := card["online_steps"]) else {}),
         "differs from the trained policy": f"{differences} ({check['observations']})",
         "versions": ", ".join(f"{k} {v}" for k, v in card["versions"].items()),
     }

@@ -43,7 +43,8 @@ def test_a_run_ends_with_a_table_a_sentence_and_a_policy(tune: Tune, tmp_path: P
     for text in ("offline policy", "worst evaluation", "After 60 environment steps (0 episodes)"):
         assert text in outcome.out
     folder = tmp_path / "run"
-    assert load(folder / "checkpoints" / "last.ckpt").info.updates == 60
+    info = load(folder / "checkpoints" / "last.ckpt").info
+    assert (info.updates, info.online_steps) == (60, 60)
     options = yaml.safe_load((folder / "config.yaml").read_text())
     assert options["mode"] == "continue" and options["steps"] == 60
     names = {f["name"] for f in json.loads((folder / "report.json").read_text())["findings"]}

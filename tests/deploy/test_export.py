@@ -266,6 +266,12 @@ def test_the_card_says_what_the_policy_is(tmp_path: Path) -> None:
     assert "evaluated on" not in text and "Findings of the evaluation" not in text
     doubted = quick(policy, tmp_path / "doubted", evaluation={"conclusion": "not shown"})
     assert "does not support" in doubted["intended_use"]
+    assert "this log alone" in text and "fine-tuned" not in text
+    policy.info = policy.info._replace(online_steps=1_000)
+    assert quick(policy, tmp_path / "tuned")["online_steps"] == 1_000
+    text = (tmp_path / "tuned" / "card.md").read_text()
+    assert "this log and 1,000 steps in the environment: where" in text
+    assert "| fine-tuned on, steps | 1,000 |" in text
 
 
 def test_the_code_on_the_card_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
