@@ -18,7 +18,7 @@ usage: lit-offrl VERB [options]
   inspect   say what a data set holds, what is wrong with it, and what to try on it:
             lit-offrl inspect pendulum/mixed
   fit       train an algorithm on a data set:
-            lit-offrl fit -c configs/iql/mujoco.yaml --data.dataset_id hopper/medium-v0
+            lit-offrl fit -c configs/iql/mujoco.yaml --data.dataset_id mujoco/hopper/medium-v0
   finetune  go on with a trained policy in its environment, and measure the dip:
             lit-offrl finetune runs/pendulum-mixed/iql/seed-0/checkpoints/best.ckpt
   evaluate  say from the log alone what trained policies would return, and whether to trust that:

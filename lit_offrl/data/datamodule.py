@@ -44,8 +44,8 @@ class OfflineDataModule(LightningDataModule):
     """Transitions of a fixed data set, split by episode, scaled and batched.
 
     Args:
-        dataset_id: Id of a Minari set (`hopper/medium-v0`) or a built-in one (`pendulum/mixed`), or
-            path of a D4RL `.hdf5` file.
+        dataset_id: Id of a Minari set (`mujoco/hopper/medium-v0`) or a built-in one
+            (`pendulum/mixed`), or path of a D4RL `.hdf5` file.
         batch_size: Size of the global batch, over all devices.
         updates_per_step: K, the updates that one `training_step` runs; changes speed, not results.
         updates_per_epoch: Updates between validations.
