@@ -55,6 +55,7 @@ def main(args: Sequence[str]) -> list[Path]:
                         evaluation,
                         transitions,
                         config.online,
+                        options.level,
                         config.online_seed,
                         config.env_id,
                     )

@@ -42,6 +42,7 @@ def play_online(
     evaluation: PolicyEvaluation,
     transitions: Transitions,
     episodes: int,
+    level: float,
     seed: int = 20_000,
     env_id: str | None = None,
 ) -> OnlineCheck:
@@ -56,6 +57,7 @@ def play_online(
         evaluation: Its evaluation.
         transitions: The log, for the range of its rewards.
         episodes: Number of episodes, at least 2.
+        level: Of the interval of their mean.
         seed: Episode i starts from ``env.reset(seed=seed + i)``.
         env_id: Environment to play in; the recorded one if None.
 
@@ -81,7 +83,7 @@ def play_online(
     ]
     if (headline := evaluation.assessment.headline) is not None:
         findings.append(estimate_finding(headline, returns, evaluation.spread, terms))
-    return OnlineCheck(returns, student_t_interval(returns), distrusted(findings))
+    return OnlineCheck(returns, student_t_interval(returns, level), distrusted(findings))
 
 
 class _Acting(LightningModule):
