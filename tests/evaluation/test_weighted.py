@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import t
 
 from lit_offrl.data import Transitions
 from lit_offrl.evaluation.estimate import Estimate
@@ -102,6 +103,15 @@ def test_without_a_model_the_doubly_robust_ones_are_per_decision_sampling() -> N
     assert found["WDR"].value == pytest.approx(found["WPDIS"].value, rel=1e-12)
 
 
+def test_a_blend_of_the_model_alone_is_no_estimate_of_its_own() -> None:
+    log = make_log(n=200)
+    zero = np.zeros_like(log.q)
+    ended = replace(log, q=zero, v=zero, tail_v=np.zeros(200))
+    magic = estimates_of(ended)["MAGIC"]
+    assert (magic.status, magic.value) == ("not applicable", None)
+    assert "FQE's values alone" in magic.reason
+
+
 def test_a_tail_counts_with_its_discount_and_weight_and_changes_all() -> None:
     one = WeightedLog(
         np.log([[2.0, 0.5], [0.5, 1.0]]),
@@ -137,6 +147,10 @@ def test_intervals_are_students_for_means_and_of_the_bootstrap_for_ratios() -> N
     )
     assert found["WIS"].interval == pytest.approx(resampled.bounds)
     assert estimates_of(log, level=0.8, seed=4)["WIS"].interval != found["WIS"].interval
+    robust = (log.log_ratio, log.reward, log.q, dr.with_tail(log.v, log.length, log.tail_v))
+    blend = dr.magic(*robust, DISCOUNT, seed=3)
+    half = blend.std_error * float(t.ppf(0.9, 59))
+    assert found["MAGIC"].interval == pytest.approx((blend.value - half, blend.value + half))
     for estimate in found.values():
         assert estimate.interval is not None and estimate.value is not None
         assert estimate.interval[0] < estimate.value < estimate.interval[1]

@@ -153,6 +153,8 @@ def test_weights_beyond_float64_are_refused_by_plain_averages_alone(estimator: E
     with pytest.raises(NotApplicableError, match="e\\^2000, too large to average: clip"):
         estimator(log_ratio, reward, 0.9)
     assert WIS(log_ratio, reward, 0.9) == pytest.approx(10.0)
+    with pytest.raises(NotApplicableError, match="e\\^360"):  # leaves no room for squares
+        estimator([[360.0], [0.0]], [[1.0], [1.0]], 0.9)
 
 
 @pytest.mark.parametrize("estimator", SELF_NORMALIZED)
@@ -187,6 +189,9 @@ def test_a_resample_without_weight_is_refused_in_words(estimator: Estimator) -> 
     log_ratio = np.array([[0.0], [-np.inf]])
     with pytest.raises(NotApplicableError, match="Only 1 of 2 episodes"):
         estimator(log_ratio, np.ones((2, 1)), 1.0, [[1, 1], [0, 2]])
+    late = np.array([[0.0, 0.0], [0.0, -np.inf]])
+    with pytest.raises(NotApplicableError, match="Only 1 of 2 episodes"):
+        estimator(late, np.ones((2, 2)), 1.0, [[0, 2]])
 
 
 @pytest.mark.parametrize("estimator", ALL)

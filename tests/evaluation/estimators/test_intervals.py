@@ -28,11 +28,11 @@ def mean_of_sample(counts: Array) -> Array:
 def test_counts_give_the_bootstrap_of_the_values(
     method: Literal["percentile", "bca"], name: str
 ) -> None:
-    found = bootstrap_interval(mean_of_sample, 60, level=0.9, seed=4, method=method)
+    found = bootstrap_interval(mean_of_sample, 60, level=0.9, resamples=300, seed=4, method=method)
     expected = stats.bootstrap(
         (SAMPLE,),
         np.mean,
-        n_resamples=1000,
+        n_resamples=300,
         confidence_level=0.9,
         method=name,
         random_state=np.random.default_rng(4),

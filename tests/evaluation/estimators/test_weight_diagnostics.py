@@ -40,6 +40,17 @@ def test_pareto_k_is_close_to_maximum_likelihood() -> None:
     assert generalized_pareto_shape(excess) == pytest.approx(shape, abs=0.02)
 
 
+def test_pareto_k_is_of_the_excesses_over_the_next_weight_with_ten_more_of_one_half() -> None:
+    """As the paper's authors write it down, in a loop: the 20 largest of 100 weights."""
+    weight = np.sort(np.exp(np.random.default_rng(0).normal(size=100)))
+    x = weight[-20:] - weight[-21]
+    grid = [1 / x[-1] + (1 - math.sqrt(34 / (j - 0.5))) / (3 * x[4]) for j in range(1, 35)]
+    shapes = [np.log1p(-b * x).mean() for b in grid]
+    likelihood = np.exp([20 * (math.log(-b / k) - k) for b, k in zip(grid, shapes, strict=True)])
+    shape = np.log1p(-np.average(grid, weights=likelihood) * x).mean()
+    assert pareto_k(np.log(weight)) == pytest.approx((20 * shape + 10 * 0.5) / 30)
+
+
 def test_pareto_k_tells_light_tails_from_heavy_ones() -> None:
     normal = np.random.default_rng(0).normal(size=1000)
     light, heavy = pareto_k(0.3 * normal), pareto_k(3 * normal)
