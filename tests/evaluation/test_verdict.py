@@ -24,6 +24,9 @@ def test_estimates_that_agree_make_a_better_policy_usable() -> None:
 
 def test_agreement_alone_does_not_make_a_policy_usable() -> None:
     assert not judge(FQE, WIS, behavior=9.5).usable
+    unsure = [replace(one, std_error=100.0) for one in (FQE, WIS)]
+    assert judge(*unsure, behavior=0.0).lower_bound == 0.0  # what every policy earns
+    assert not judge(*unsure, behavior=0.0).usable
 
 
 def test_missing_support_overrules_agreement() -> None:
@@ -46,6 +49,8 @@ def test_wide_errors_do_not_excuse_a_large_difference() -> None:
 def test_a_log_of_equal_returns_does_not_make_close_estimates_disagree() -> None:
     close = [replace(FQE, value=270.0), replace(WIS, value=269.0)]
     assert assess(close, 0.0, 0.5, 5.0, trivial_bound=0.0).agreement == "AGREE"
+    costs = [replace(FQE, value=-270.0), replace(WIS, value=-269.0)]
+    assert assess(costs, 0.0, 0.5, -500.0, trivial_bound=-900.0).agreement == "AGREE"
     apart = [replace(FQE, value=-270.0, std_error=30.0), replace(WIS, value=-240.0, std_error=30.0)]
     assert assess(apart, 0.0, 0.5, -500.0, trivial_bound=-900.0).agreement == "DISAGREE"
 
@@ -58,6 +63,13 @@ def test_doubly_robust_and_importance_sampling_are_one_kind() -> None:
     wdr = Estimate("WDR", "doubly robust", 10.2, std_error=0.1, details={"ess": 80.0})
     found = judge(wdr, WIS)
     assert (found.agreement, found.headline) == ("SINGLE", wdr)
+
+
+def test_magic_is_no_witness_and_no_headline() -> None:
+    magic = Estimate("MAGIC", "doubly robust", 10.0, std_error=0.1, details={"ess": 80.0})
+    assert judge(FQE, magic).agreement == "SINGLE"
+    assert judge(magic).agreement == "NONE"
+    assert judge(magic, WIS).headline == WIS
 
 
 def test_dropped_and_inapplicable_estimates_do_not_count() -> None:
@@ -93,6 +105,15 @@ def test_the_conservative_estimate_is_the_least_lower_bound_with_the_error_split
 def test_the_conservative_estimate_is_at_least_what_every_policy_earns() -> None:
     assert conservative([replace(FQE, std_error=100.0)], 1.5) == 1.5
     assert conservative([replace(FQE, status="dropped")], 1.5) is None
+
+
+def test_a_bound_of_its_own_counts_where_there_is_no_standard_error() -> None:
+    bounded = replace(WIS, std_error=None, lower_bound=7.0)
+    assert conservative([FQE, bounded], -100) == 7.0
+    assert conservative([FQE, replace(bounded, lower_bound=None)], -100) == pytest.approx(
+        10.0 - norm.ppf(1 - 0.05 / 2) * 0.5
+    )
+    assert conservative([replace(bounded, lower_bound=None)], -100) is None
 
 
 def test_an_estimate_refuses_nan() -> None:
