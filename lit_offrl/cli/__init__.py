@@ -60,8 +60,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"Interrupted after update {stop.update}. Resume with:\n  {shlex.join(command)}",
             128 + stop.signum,
         )
-    except KeyboardInterrupt:
-        _exit("lit-offrl: interrupted; nothing was saved since the last checkpoint.", 130)
+    except KeyboardInterrupt as stop:
+        said = str(stop) or "interrupted; nothing was saved since the last checkpoint."
+        _exit(f"lit-offrl: {said}", 130)
     except OSError as error:
         _exit(f"lit-offrl: {error}. Checkpoints written before are whole.", 1)
 
