@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,12 @@ class Sampling:
             raise InputError("`sampling.kind` file needs `sampling.path`.")
         if self.kind in ("uniform", "return", "advantage") and self.path is not None:
             raise InputError(f"`sampling.kind` {self.kind} takes no `sampling.path`.")
+        weighted, default = ("return", "advantage"), type(self)
+        if self.temperature != default.temperature and self.kind not in weighted:
+            raise InputError(f"`sampling.kind` {self.kind} takes no `sampling.temperature`.")
+        quantiles = self.kind == "stratified" and self.path is None
+        if self.strata != default.strata and not quantiles:
+            raise InputError("`sampling.strata` is for `sampling.kind` stratified without a path.")
 
 
 def row_weights(
@@ -71,6 +78,8 @@ def row_weights(
     lengths = np.diff(transitions.episode_bounds)[episodes]
     if sampling.kind == "file":
         assert values is not None
+        if values.dtype.kind not in "biuf":
+            raise InputError(f"Weights in {sampling.path} must be numbers, not {values.dtype}.")
         weights = values.astype(np.float64)
         if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
             raise InputError(f"Weights in {sampling.path} must be finite, not negative, not all 0.")
@@ -110,7 +119,13 @@ def _unit(values: Weights, rounding: float) -> Weights:
 def _expected(first: NDArray[np.float32], returns: Weights) -> Weights:
     """Least-squares fit of the return to the first observation (E, O) of the episode, (E,)."""
     features = np.column_stack([np.ones(len(first)), first.astype(np.float64)])
-    return np.asarray(features @ np.linalg.lstsq(features, returns, rcond=None)[0])
+    weights, _, rank, _ = np.linalg.lstsq(features, returns, rcond=None)
+    if rank == len(first):  # it goes through every return
+        raise InputError(
+            f"`sampling.kind` advantage: first observations of {features.shape[1] - 1} numbers "
+            f"explain the returns of {len(first)} episodes whatever these are: take return."
+        )
+    return np.asarray(features @ weights)
 
 
 def _quantiles(sampling: Sampling, returns: Weights) -> NDArray[np.int64]:
@@ -128,7 +143,9 @@ def _balanced(strata: NDArray[Any]) -> Weights:
 def _read(path: str) -> NDArray[Any]:
     try:
         values: NDArray[Any] = np.load(Path(path).expanduser(), allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        if not isinstance(values, np.ndarray):
+            raise ValueError("an archive of arrays")
+    except (OSError, ValueError, EOFError, BadZipFile):
         raise InputError(f"{path} cannot be read: give a `.npy` file of numbers.") from None
     return values
 

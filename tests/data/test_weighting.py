@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +113,29 @@ def test_equal_returns_are_drawn_alike() -> None:
         (np.full(6, np.nan), "finite"),
         (np.full(6, 1e308), "sum to inf"),
         (np.array(["a"] * 6, dtype=object), "cannot be read"),
+        (np.array(["a"] * 6), "must be numbers"),
     ],
 )
 def test_wrong_files_are_named(tmp_path: Path, content: NDArray[Any], message: str) -> None:
     np.save(tmp_path / "weights.npy", content, allow_pickle=True)
     with pytest.raises(InputError, match=message):
         weights(Sampling("file", path=str(tmp_path / "weights.npy")))
+
+
+@pytest.mark.parametrize("cut", [0, 30])
+def test_an_archive_of_weights_is_named(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "weights.npz"
+    np.savez(path, np.ones(6))
+    path.write_bytes(path.read_bytes()[: len(path.read_bytes()) - cut])
+    with pytest.raises(InputError, match="cannot be read: give a"):
+        weights(Sampling("file", path=str(path)))
+
+
+def test_a_fit_that_goes_through_every_return_is_refused() -> None:
+    wide = log()
+    obs = np.random.default_rng(0).normal(size=(len(EPISODE), 5)).astype(np.float32)
+    with pytest.raises(InputError, match="5 numbers explain the returns of 6 episodes"):
+        row_weights(Sampling("advantage"), replace(wide, obs=obs), ALL)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +145,10 @@ def test_wrong_files_are_named(tmp_path: Path, content: NDArray[Any], message: s
         ({"kind": "stratified", "strata": 0}, "strata"),
         ({"kind": "file"}, "needs `sampling.path`"),
         ({"kind": "return", "path": "x.npy"}, "takes no"),
+        ({"temperature": 0.5}, "uniform takes no `sampling.temperature`"),
+        ({"kind": "stratified", "temperature": 0.5}, "takes no `sampling.temperature`"),
+        ({"kind": "return", "strata": 3}, "strata` is for"),
+        ({"kind": "stratified", "strata": 3, "path": "x.npy"}, "without a path"),
     ],
 )
 def test_wrong_settings_are_named(settings: dict[str, Any], message: str) -> None:
