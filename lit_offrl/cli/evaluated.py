@@ -86,7 +86,7 @@ class StageProgress:
     """
 
     def __init__(self, name: str) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False, markup=False)
         self._name, self._stage = name, ""
         self._bar = Progress(
             TextColumn("{task.description}"),

@@ -77,7 +77,7 @@ def _answers(config: Namespace) -> Answers:
 
 def _print(report: DataReport, advice: Recommendation, path: Path) -> None:
     """Print what was found, what to try, and the sentence."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     table = folding_table("finding", "", "meaning", title=report.spec.dataset_id)
     for one in report.findings:
         table.add_row(one.name, one.verdict, f"{one.meaning} {one.advice}".strip())

@@ -5,6 +5,8 @@ import json
 import sys
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 from lit_offrl.inspection.questions import QUESTIONS
@@ -86,3 +88,15 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
 ) -> None:
     assert reason in run(capsys, ["inspect", *arguments]).complaint
     assert not Path("runs").exists()
+
+
+def test_names_in_brackets_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    (path := Path("[old]/[/x].hdf5")).parent.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    ends = np.arange(40) % 10 == 9
+    with h5py.File(path, "w") as file:
+        file["observations"], file["actions"] = rng.normal(size=(40, 2)), rng.random((40, 1))
+        file["rewards"], file["terminals"], file["timeouts"] = rng.random(40), ends, ~ends & False
+    outcome = run(capsys, ["inspect", str(path), "--behavior_updates", "0"])
+    assert outcome.code == 0, outcome.err
+    assert "[old]/[/x].hdf5" in outcome.out
