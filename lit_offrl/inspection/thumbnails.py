@@ -24,7 +24,9 @@ def with_thumbnails(transitions: Transitions, spec: DatasetSpec) -> tuple[Transi
     obs, next_obs = [transitions.obs], [transitions.next_obs]
     for frames in transitions.frames:
         means = _thumbnails(frames)  # (F, 64)
-        means = means[:, np.ptp(means, axis=0) > 0]
+        changing = np.ptp(means, axis=0) > 0
+        changing[0] |= not changing.any()  # something must be left to measure
+        means = means[:, changing]
         obs.append(means[frames.index].reshape(len(transitions), -1))
         next_obs.append(means[frames.next_index].reshape(len(transitions), -1))
     small = replace(

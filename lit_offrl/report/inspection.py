@@ -19,6 +19,8 @@ from lit_offrl.report.rendering import mark_code, to_png, to_svg
 from lit_offrl.report.writing import write_all
 
 MOST_BARS = 40
+LARGEST_EXACT = 1 << 50
+"""Beyond this, halves are lost in float64."""
 
 
 def write_inspection(report: DataReport, folder: Path, answers: Answers | None = None) -> Path:
@@ -62,7 +64,8 @@ def inspection_figures(report: DataReport) -> dict[str, Figure]:
 
 def whole_and_few(values: NDArray[Any]) -> bool:
     """Whether each value can have a bar of its own."""
-    return bool(np.ptp(values) < MOST_BARS and not np.mod(values, 1).any())
+    exact = np.abs(values).max() < LARGEST_EXACT
+    return bool(exact and np.ptp(values) < MOST_BARS and not np.mod(values, 1).any())
 
 
 def histogram_edges(values: NDArray[Any]) -> NDArray[np.float64]:
@@ -71,10 +74,15 @@ def histogram_edges(values: NDArray[Any]) -> NDArray[np.float64]:
     Args:
         values: What is counted, (n,).
     """
+    values = values.astype(np.float64)
     if whole_and_few(values):
         return np.arange(values.min() - 0.5, values.max() + 1)
     bars = int(np.clip(np.sqrt(len(values)), 5, MOST_BARS))
-    edges: NDArray[np.float64] = np.histogram_bin_edges(values, bars)
+    try:
+        edges: NDArray[np.float64] = np.histogram_bin_edges(values, bars)
+    except ValueError:  # they differ by too little for so many bars
+        margin = bars * np.spacing(np.abs(values).max())
+        edges = np.linspace(values.min() - margin, values.max() + margin, bars + 1)
     return edges
 
 

@@ -1,6 +1,8 @@
 """Measures against closed forms, and the answers of a file."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,8 +10,10 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
 from lit_offrl.data import Transitions
+from lit_offrl.data.frames import Frames
 from lit_offrl.data.spec import DatasetSpec, make_spec
 from lit_offrl.errors import InputError
+from lit_offrl.inspection import inspect_transitions
 from lit_offrl.inspection.coverage import actions_per_cell, effective_number
 from lit_offrl.inspection.questions import read_answers
 from lit_offrl.inspection.returns import (
@@ -85,6 +89,31 @@ def test_each_of_few_whole_numbers_has_a_bar_and_few_values_have_few_bars() -> N
 def test_equal_lengths_are_marked_by_whole_numbers() -> None:
     ticks = histogram("Lengths", "steps", np.full(9, 200)).axes[0].get_xticks()
     assert 200 in ticks and not np.mod(ticks, 1).any()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array([1, 1 + 2**-23] * 20, np.float32),
+        np.array([1e15, 1e15 + 0.125] * 20),
+        np.full(20, 1e18),
+        np.full(20, 1e9, np.float32),
+    ],
+)
+def test_values_that_are_nearly_equal_have_bars_that_hold_them_all(values: NDArray[Any]) -> None:
+    edges = histogram_edges(values)
+    assert (np.diff(edges) > 0).all()
+    assert np.histogram(values.astype(np.float64), edges)[0].sum() == len(values)
+
+
+def test_images_that_never_change_are_a_constant_dimension() -> None:
+    log = _bandit(np.arange(40.0))
+    space, place = Box(0, 255, (32, 32), np.uint8), np.zeros((40, 1), np.int32)
+    frames = Frames((0, 32, 32), np.zeros((1, 1024), np.uint8), place, place)
+    log = replace(log, obs=log.obs[:, :0], next_obs=log.obs[:, :0], frames=(frames,))
+    spec = make_spec("tests/black-v0", "0" * 8, space, Box(-1.0, 1.0, (1,)), log)
+    found = {one.name: one for one in inspect_transitions(log, spec, 0).findings}
+    assert found["constant_dims"].verdict == "watch"
 
 
 @pytest.mark.parametrize("text", ["unknown: yes", "dangerous: perhaps", "- 1", "{"])
