@@ -5,9 +5,11 @@ import inspect
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from lit_offrl import algorithms
 from lit_offrl.algorithms import OfflineAlgorithm
@@ -28,6 +30,12 @@ EVALUATION = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
 CALLBACKS = ROOT / "callbacks" / "lit_offrl_callbacks"
 MAKERS = {"Finding", "not_applicable", "no_scale", "too_short", "gap_finding", "_compared"}
 READERS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "callbacks/README.md"]
+PAGE_OF = {
+    "inspect": "inspecting",
+    "collect": "collecting",
+    "monitor": "monitoring",
+    "export": "export",
+}
 SECTIONS = ["Equations", "Departures", "Logged metrics", "When it fails"]
 
 every_algorithm = pytest.mark.parametrize("name", NAMES)
@@ -216,6 +224,37 @@ def test_every_option_of_evaluate_is_listed_with_its_default(
         cells = next(line.split("|") for line in table if f"`--{name}`" in line)
         place = re.findall(r"--(\w+)", cells[1]).index(name)
         assert cells[2].split(", ")[place].strip(" `") == f"{default}"
+
+
+def options_of_fit(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """Options of `lit-offrl fit` beside those of trainer and algorithm, with their defaults."""
+    with pytest.raises(SystemExit):
+        main(["fit", "--model", "BC", "--data.dataset_id", "any", "--print_config"])
+    flat: dict[str, Any] = {}
+    for name, value in yaml.safe_load(capsys.readouterr().out).items():
+        options = value.items() if isinstance(value, dict) else [("", value)]
+        flat |= {f"{name}.{option}".strip("."): default for option, default in options}
+    return {k: v for k, v in flat.items() if k.partition(".")[0] not in ("trainer", "model")}
+
+
+def test_every_option_of_fit_is_listed_with_its_default(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^\| `([\w.]+)` \| (`.*?`|) ?\| ", text, re.MULTILINE)
+    listed = {name: yaml.safe_load(default.strip("`")) for name, default in cells}
+    assert listed == options_of_fit(capsys) | {"data.dataset_id": None}
+
+
+@pytest.mark.parametrize(("verb", "page"), PAGE_OF.items())
+def test_every_option_of_a_verb_is_on_its_page(
+    verb: str, page: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    options = set(re.findall(r"^ +(--\w+)", capsys.readouterr().out, re.MULTILINE))
+    shown = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    assert options <= set(re.findall(r"--\w+", shown))
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,22 @@ def check_files_of_a_run() -> None:
         assert (folder / name).exists() or (folder / "checkpoints" / name).exists(), name
 
 
+SHRUNK = {
+    "evaluation": (r"OffPolicyOptions\(\)", f"OffPolicyOptions(**{QUICK})"),
+    "inspecting": (r'inspect\("pendulum/mixed"\)', 'inspect("pendulum/mixed", 20)'),
+    "monitoring": (r"policy\.scaling\)", "policy.scaling, updates=20)"),
+    "finetuning": (r"steps=2_000", "steps=40"),
+}
+
+
+@pytest.mark.slow
+def test_the_python_of_the_pages_runs() -> None:
+    main(["fit", "-c", str(ROOT / "configs/iql/classic_control.yaml"), *TINY])
+    for page, change in SHRUNK.items():
+        (code,) = blocks((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"), "python")
+        exec(changed(code, *change), {})
+
+
 def test_the_callback_of_the_callbacks_readme_runs() -> None:
     _, code = blocks(CALLBACKS, "python")
     namespace: dict[str, Any] = {}
