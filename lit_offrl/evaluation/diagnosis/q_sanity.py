@@ -183,7 +183,7 @@ def q_policy_gap(answers: Answers, facts: ReturnFacts, limits: QThresholds) -> F
     watch, fail = limits.policy_gap
     verdict: Verdict = "fail" if gap > fail else "watch" if gap > watch else "ok"
     meaning = (
-        f"The policy's actions are valued {gap:.2f} S above the logged ones "
+        f"The policy's actions are valued {gap:.3g} S above the logged ones "
         f"(S = {facts.spread:.4g} raw reward)"
     )
     if verdict == "ok":
@@ -204,7 +204,7 @@ def q_ood_gap(answers: Answers, facts: ReturnFacts, limits: QThresholds) -> Find
         return no_scale("q_ood_gap")
     gap = (answers["q_data"] - answers["q_random"]).mean().item() / facts.spread
     meaning = (
-        f"Logged actions are valued {gap:.2f} S above uniformly random ones "
+        f"Logged actions are valued {gap:.3g} S above uniformly random ones "
         f"(S = {facts.spread:.4g} raw reward); log mean exp Q - Q(s, a) is "
         f"{answers['lse_gap'].mean().item():.4g} in training scale"
     )

@@ -394,3 +394,8 @@ def test_features_reach_the_columns() -> None:
     torch.testing.assert_close(columns["feature_2"], expected[:, 2])
     following = features(rows.next_obs, rows.next_obs / 2)
     torch.testing.assert_close(columns["feature_product"], (expected * following).sum(1))
+
+
+def test_a_small_gap_is_not_rounded_to_nothing() -> None:
+    assert "valued -0.001 S above" in ask_of(OOD, q_random=G + 0.004).meaning
+    assert "valued 0.001 S above" in ask_of(GAP, q_policy=G + 0.004).meaning
