@@ -84,7 +84,9 @@ def _parser() -> OneLineParser:
         description="Estimate from a log what trained policies would return.",
         allow_abbrev=False,
     )
-    parser.add_argument("checkpoints", nargs="+", type=str, help="Checkpoints of `lit-offrl fit`.")
+    parser.add_argument(
+        "checkpoints", nargs="+", type=str, help="Checkpoints of `lit-offrl fit` or `finetune`."
+    )
     parser.add_argument(
         "--dataset_id",
         type=str | None,

@@ -42,7 +42,7 @@ def _parser() -> OneLineParser:
         description="Write a policy that runs without this library, with its model card.",
         allow_abbrev=False,
     )
-    parser.add_argument("checkpoint", type=str, help="Checkpoint of `lit-offrl fit`.")
+    parser.add_argument("checkpoint", type=str, help="Checkpoint of `lit-offrl fit` or `finetune`.")
     parser.add_argument(
         "--out",
         type=str | None,

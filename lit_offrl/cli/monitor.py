@@ -80,7 +80,7 @@ def _parser() -> OneLineParser:
         description="Compare deployed episodes with the log and with what was predicted.",
         allow_abbrev=False,
     )
-    parser.add_argument("checkpoint", type=str, help="Checkpoint of `lit-offrl fit`.")
+    parser.add_argument("checkpoint", type=str, help="Checkpoint of `lit-offrl fit` or `finetune`.")
     parser.add_argument(
         "logs", type=str, help="Minari id or D4RL file of the deployed episodes, in their order."
     )
