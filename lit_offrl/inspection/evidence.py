@@ -45,6 +45,7 @@ class Evidence:
         determinism: Share of deterministic states; 0 if unknown.
         answers: What the user said.
         images: Whether observations hold images.
+        obs_dim: O.
     """
 
     discrete: bool
@@ -60,6 +61,7 @@ class Evidence:
     determinism: float
     answers: Answers
     images: bool = False
+    obs_dim: int = 0
 
     @property
     def returns(self) -> Returns:
@@ -81,6 +83,17 @@ class Evidence:
     def narrow(self) -> bool:
         """Whether one discrete action is taken in most states."""
         return self.discrete and (self.determinism > DETERMINISTIC or self.actions < VARIED)
+
+    @property
+    def stands_out(self) -> str:
+        """How often one discrete action does, where that was measured."""
+        share = f"{self.determinism:.0%} of the states"
+        return f", and one stands out in {share}" if self.determinism else ""
+
+    @property
+    def weights(self) -> str:
+        """Kind of sampling: a fit of the return by the first observation needs episodes."""
+        return "return" if self.images or self.episodes < 2 * self.obs_dim else "advantage"
 
     @property
     def replay(self) -> bool:
@@ -105,6 +118,7 @@ def read_evidence(findings: Sequence[Finding], spec: DatasetSpec, answers: Answe
         determinism=values.get("determinism", 0.0),
         answers=answers,
         images=bool(spec.images),
+        obs_dim=spec.obs_dim,
     )
 
 
@@ -121,7 +135,7 @@ class Rule:
         why: The evidence in words; ``{e.quality:.0%}`` stands for a value of it.
         points: Points of each algorithm; those of discrete actions count for their discrete form.
         starts: Where these algorithms start then, if not where they do otherwise.
-        option: What to add to the config.
+        option: What to add to the config, in the same form.
     """
 
     holds: Callable[[Evidence], bool]
@@ -165,8 +179,8 @@ RULES = (
     ),
     Rule(
         lambda e: e.narrow,
-        "{e.actions:.1f} of {e.n_actions} actions are tried in similar states, and one stands out "
-        "in {e.determinism:.0%} of the states: values of the others are guesses",
+        "{e.actions:.1f} of {e.n_actions} actions are tried in similar states{e.stands_out}: "
+        "values of the others are guesses",
         {"BCQ": 6, "IQL": 4, "BC": 2},
     ),
     Rule(
@@ -191,7 +205,7 @@ RULES = (
         "returns are mixed (they spread by {e.spread:.0%}) and {e.good:.0%} of the episodes are "
         "good: draw these more often (Hong et al. 2023)",
         {"IQL": 4, "TD3BC": 3, "AWAC": 2, "ReBRAC": 1},
-        option="with `--data.sampling.kind advantage`",
+        option="with `--data.sampling.kind {e.weights}`",
     ),
     Rule(
         lambda e: e.returns == "many good",

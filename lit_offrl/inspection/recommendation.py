@@ -153,7 +153,7 @@ def _candidate(
     folder, start = (DISCRETE if evidence.discrete else BOX)[name]
     for rule in speaking:
         start = rule.starts.get(name, start)
-    options = [rule.option for rule in speaking if rule.option]
+    options = [rule.option.format(e=evidence) for rule in speaking if rule.option]
     return Candidate(
         f"Discrete{name}" if folder.startswith("discrete_") else name,
         " ".join([_config(folder, domain, evidence.discrete), *options]),

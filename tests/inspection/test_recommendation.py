@@ -111,6 +111,25 @@ def test_spread_returns_that_know_failure_are_not_alike() -> None:
     assert replace(BOX_LOG, spread=0.04, poor=0.1).returns == "uneven"
 
 
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"episodes": 200, "obs_dim": 100}, "advantage"),
+        ({"episodes": 199, "obs_dim": 100}, "return"),
+        ({"images": True}, "return"),
+    ],
+)
+def test_weights_are_those_that_the_sampler_takes(changes: dict[str, Any], kind: str) -> None:
+    first = _first(replace(BOX_LOG, spread=0.15, **changes))
+    assert first.config.endswith(f"with `--data.sampling.kind {kind}`")
+
+
+def test_a_share_that_was_not_measured_is_not_told() -> None:
+    narrow = replace(DISCRETE_LOG, actions=1.4)
+    assert "stands out" not in _first(narrow).evidence
+    assert "one stands out in 97% of" in _first(replace(narrow, determinism=0.97)).evidence
+
+
 def test_behavior_cloning_has_a_config_of_its_own_for_discrete_actions() -> None:
     assert _first(CASES["tiny"][0]).config == "configs/bc/classic_control.yaml"
     discrete = _first(CASES["discrete, tiny"][0])
@@ -213,7 +232,9 @@ def test_values_are_read_from_the_findings_and_missing_ones_speak_for_nothing() 
     findings = [Finding(names[field], "ok", "", value=value) for field, value in values.items()]
     spec = _spec("hopper/medium-v0")
     evidence = read_evidence(findings, spec, DANGER)
-    assert evidence == Evidence(discrete=False, n_actions=2, answers=DANGER, **values)
+    assert evidence == Evidence(
+        discrete=False, n_actions=2, answers=DANGER, obs_dim=spec.obs_dim, **values
+    )
     unknown = Finding("return_trend", "not applicable", "")
     assert read_evidence([unknown], spec, DANGER).trend == 0
 
