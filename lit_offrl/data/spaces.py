@@ -22,7 +22,7 @@ def refuse_unreadable(obs_space: Space[Any], action_space: Space[Any]) -> None:
         ValueError: With the reason and what would do.
     """
     flat = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
-    if not all(isinstance(part, flat) for part in _part_spaces(obs_space)):
+    if not all(isinstance(part, flat) for part in part_spaces(obs_space)):
         raise ValueError(
             f"observations of space {obs_space} cannot be flattened: only Box, Discrete, "
             "MultiDiscrete, MultiBinary, and Dict and Tuple of them can"
@@ -43,12 +43,12 @@ def refuse_unreadable(obs_space: Space[Any], action_space: Space[Any]) -> None:
         raise ValueError(f"{action_space} has more than {MAX_FLAT_ACTIONS} actions")
 
 
-def _part_spaces(space: Space[Any]) -> list[Space[Any]]:
+def part_spaces(space: Space[Any]) -> list[Space[Any]]:
     """Spaces within Dict and Tuple."""
     if not isinstance(space, spaces.Dict | spaces.Tuple):
         return [space]
     parts = space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces
-    return [leaf for part in parts for leaf in _part_spaces(part)]
+    return [leaf for part in parts for leaf in part_spaces(part)]
 
 
 def flatten_observations(space: Space[Any], values: Any) -> NDArray[np.float32]:

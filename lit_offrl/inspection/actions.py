@@ -1,9 +1,13 @@
 """Actions: range, saturation, coverage."""
 
+from typing import Any
+
 import numpy as np
+from minari.serialization import deserialize_space
 from numpy.typing import NDArray
 
 from lit_offrl.data import Transitions
+from lit_offrl.data.spaces import unflatten_actions
 from lit_offrl.data.spec import DatasetSpec
 from lit_offrl.evaluation.finding import Finding, not_applicable
 from lit_offrl.inspection.thresholds import BINS, COVERED_BINS, SATURATED, SATURATED_SHARE
@@ -40,11 +44,17 @@ def _unused(transitions: Transitions, spec: DatasetSpec) -> Finding:
         "watch" if len(never) else "ok",
         f"{spec.action_dim - len(never)} of {spec.action_dim} actions were taken; the rarest of "
         f"them in {counts[counts > 0].min() / counts.sum():.2%} of the rows.",
-        f"Actions {never[:10].tolist()} were never tried: forbid them, or use BCQ or BC."
+        f"Actions {_raw(never[:10], spec)} were never tried: forbid them, or use BCQ or BC."
         if len(never)
         else "",
         value=1 - len(never) / spec.action_dim,
     )
+
+
+def _raw(actions: NDArray[np.int64], spec: DatasetSpec) -> list[Any]:
+    """Discrete actions as the environment takes them."""
+    raw: list[Any] = unflatten_actions(deserialize_space(spec.action_space), actions).tolist()
+    return raw
 
 
 def _range(transitions: Transitions, spec: DatasetSpec) -> Finding:

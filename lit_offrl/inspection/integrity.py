@@ -6,6 +6,7 @@ from minari.serialization import deserialize_space
 from numpy.typing import NDArray
 
 from lit_offrl.data import Transitions
+from lit_offrl.data.spaces import part_spaces
 from lit_offrl.data.spec import DatasetSpec
 from lit_offrl.evaluation.finding import Finding, not_applicable
 from lit_offrl.inspection.thresholds import (
@@ -67,7 +68,8 @@ def _finite(transitions: Transitions) -> Finding:
 
 def _dimensions(transitions: Transitions, spec: DatasetSpec) -> Finding:
     constant = np.flatnonzero(np.ptp(transitions.obs, axis=0) == 0)
-    if isinstance(deserialize_space(spec.obs_space), spaces.Discrete | spaces.MultiDiscrete):
+    parts = part_spaces(deserialize_space(spec.obs_space))
+    if all(isinstance(part, spaces.Discrete | spaces.MultiDiscrete) for part in parts):
         return not_applicable("constant_dims", "Observations are one-hot.")
     return Finding(
         "constant_dims",
@@ -95,7 +97,8 @@ def _huge(transitions: Transitions) -> Finding:
 
 def _duplicates(transitions: Transitions, spec: DatasetSpec) -> Finding:
     name = "duplicates"
-    if isinstance(deserialize_space(spec.obs_space), spaces.Discrete | spaces.MultiDiscrete):
+    parts = part_spaces(deserialize_space(spec.obs_space))
+    if not any(isinstance(part, spaces.Box) for part in parts):
         return not_applicable(name, "Discrete observations repeat by nature.")
     share = 1 - len(np.unique(row_hashes(transitions))) / len(transitions)
     flagged = share > DUPLICATES
@@ -133,7 +136,8 @@ def _time_limit(transitions: Transitions) -> Finding:
     longest = lengths == lengths.max()
     ended = longest & transitions.terminated[last]
     cut = longest & transitions.truncated[last] & ~transitions.terminated[last]
-    flagged = ended.sum() > max(2, SAME_LENGTH * len(lengths)) and not cut.any()
+    many = lengths.max() > 1 and ended.sum() > max(2, SAME_LENGTH * len(lengths))
+    flagged = many and not cut.any()
     return Finding(
         "time_limit",
         "watch" if flagged else "ok",
@@ -150,7 +154,7 @@ def _clock(transitions: Transitions) -> Finding:
     name, bounds = "time_in_obs", transitions.episode_bounds
     cut = transitions.truncated & ~transitions.terminated
     if cut.sum() < 2 or np.diff(bounds).max() < 3:
-        return not_applicable(name, "Fewer than two episodes were truncated.")
+        return not_applicable(name, "Fewer than two episodes were truncated, or all are short.")
     step = np.arange(len(transitions)) - bounds[transitions.episode]
     step = (step - step.mean()) / step.std()
     obs = transitions.obs

@@ -37,8 +37,9 @@ def good_share(returns: Floats, low: float, high: float) -> float:
 
 def scale_of(returns: Floats, spec: DatasetSpec) -> tuple[float, float, str]:
     """Returns that count as 0 and 1, and what they are."""
-    if spec.ref_min_score is not None and spec.ref_max_score is not None:
-        return spec.ref_min_score, spec.ref_max_score, "reference scores"
+    low, high = spec.ref_min_score, spec.ref_max_score
+    if low is not None and high is not None and low < high:
+        return low, high, "reference scores"
     return float(returns.min()), float(returns.max()), "the worst and best episode, no reference"
 
 

@@ -32,7 +32,8 @@ def _constant(transitions: Transitions, unique: int) -> Finding:
     name = "constant_reward"
     if unique > 1:
         return Finding(name, "ok", "Rewards vary.")
-    if np.ptp(np.diff(transitions.episode_bounds)) > 0 and transitions.terminated.any():
+    counts = transitions.reward[0] != 0 and np.ptp(np.diff(transitions.episode_bounds)) > 0
+    if counts and transitions.terminated.any():
         return Finding(name, "ok", "All rewards are equal, so that returns count steps.")
     return Finding(
         name,
@@ -47,7 +48,7 @@ def _clipped(counts: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Finding:
     name = "clipped_reward"
     if len(counts) < CONTINUOUS:
         return not_applicable(name, f"{len(counts)} values of rewards: too few to tell clipping.")
-    share = float(max(counts[0], counts[-1]) / counts.sum())
+    share = float((counts[0] + counts[-1]) / counts.sum())
     flagged = share > CLIPPED
     return Finding(
         name,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 
 from lit_offrl.data import Transitions
 from lit_offrl.data.spec import make_spec
@@ -168,6 +168,66 @@ def test_a_constant_reward_that_counts_steps_is_no_defect() -> None:
     log = Transitions(**columns)
     log.terminated[T - 6], log.truncated[T - 6] = True, False
     assert inspected(log).flags == []
+
+
+def test_rewards_that_are_all_zero_teach_nothing_whatever_the_lengths() -> None:
+    log = clean()
+    log.reward[:] = 0.0
+    kept = np.arange(ROWS) >= 5
+    columns: dict[str, Any] = {name: value[kept] for name, value in log.columns().items()}
+    log = Transitions(**columns)
+    log.terminated[T - 6], log.truncated[T - 6] = True, False
+    (flag,) = inspected(log).flags
+    assert flag.name == "constant_reward" and flag.verdict == "fail"
+
+
+def test_rewards_clipped_on_both_sides_count_together() -> None:
+    log = clean()
+    np.clip(log.reward, *np.quantile(log.reward, [0.03, 0.97]), out=log.reward)
+    (flag,) = inspected(log).flags
+    assert flag.name == "clipped_reward"
+    ends = (log.reward == log.reward.min()) | (log.reward == log.reward.max())
+    assert flag.value == pytest.approx(ends.mean()) and ends.mean() < 0.07
+
+
+def test_episodes_of_one_step_have_no_time_limit() -> None:
+    log = clean()
+    ends = np.ones(ROWS, bool)
+    log = replace(log, terminated=ends, truncated=~ends, episode=np.arange(ROWS))
+    assert inspected(log).flags == []
+
+
+@pytest.mark.parametrize(
+    ("space", "named"),
+    [(Discrete(3, start=5), "[6]"), (MultiDiscrete([3, 1], start=[2, 9]), "[[3, 9]]")],
+)
+def test_actions_that_were_never_taken_are_named_as_the_environment_knows_them(
+    space: Any, named: str
+) -> None:
+    log = clean_discrete()
+    log.action[log.action == 1] = 2
+    spec = make_spec("tests/walks-v0", "0" * 8, Box(-np.inf, np.inf, (3,)), space, log)
+    (flag,) = inspect_transitions(log, spec, 0).flags
+    assert f"Actions {named} were never tried" in flag.advice
+
+
+@pytest.mark.parametrize(("low", "high"), [(3.0, 3.0), (3.0, -3.0)])
+def test_reference_scores_that_make_no_scale_are_not_used(low: float, high: float) -> None:
+    log, space = clean(), Box(-np.inf, np.inf, (3,))
+    scores = {"ref_min_score": low, "ref_max_score": high}
+    spec = make_spec("tests/walks-v0", "0" * 8, space, ACTION, log, **scores)
+    plain = {one.name: one for one in inspected(log).findings}
+    found = {one.name: one for one in inspect_transitions(log, spec, 0).findings}
+    for name in ("trajectory_quality", "return_spread", "expert_share", "poor_share"):
+        assert found[name] == plain[name] and "no reference" in found[name].meaning
+
+
+@pytest.mark.parametrize("space", [MultiBinary(3), Dict(a=Discrete(2), b=Discrete(1))])
+def test_observations_without_a_box_repeat_by_nature(space: Any) -> None:
+    log = clean()
+    log.obs[:] = log.next_obs[:] = log.action[:] = log.reward[:] = 0.0
+    spec = make_spec("tests/walks-v0", "0" * 8, space, ACTION, log)
+    assert "duplicates" not in [one.name for one in inspect_transitions(log, spec, 0).flags]
 
 
 def test_bad_episodes_are_named() -> None:
