@@ -9,7 +9,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from lit_offrl.errors import RunInterrupted
-from lit_offrl.evaluation.finding import worst
+from lit_offrl.evaluation.finding import SEVERITY
 from lit_offrl.report import Curve, Report, log_figures, write_report
 from lit_offrl.report.training import training_report
 from lit_offrl_callbacks.diagnostic import Diagnostic, findings_of
@@ -66,7 +66,7 @@ class DiagnosticReport(Callback):
         dataset = data.spec.dataset_id if hasattr(data, "spec") else "unknown data"
         return training_report(
             f"{type(pl_module).__name__} on {dataset}",
-            sorted(findings_of(trainer).values(), key=lambda f: worst([f])),
+            sorted(findings_of(trainer).values(), key=lambda f: -SEVERITY[f.verdict]),
             [*_returns(callbacks, data), *(curve for d in diagnostics for curve in d.curves())],
             [scatter for d in diagnostics for scatter in d.scatters()],
             _ledger(trainer, pl_module, callbacks, data),

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from lit_offrl.algorithms import IQL
 from lit_offrl.errors import RunInterrupted
+from lit_offrl.evaluation.finding import SEVERITY
 from lit_offrl_callbacks.diagnostic_report import DiagnosticReport
 from lit_offrl_callbacks.interruption import Interruption
 from lit_offrl_callbacks.kl_divergence import KLDivergence
@@ -66,6 +67,9 @@ def test_the_report_gathers_findings_curves_and_the_ledger(tmp_path: Path) -> No
     found = report(tmp_path)
     names = {finding["name"] for finding in found["findings"]}
     assert {"q_bounds", "q_vs_mc", "kl_behavior", "gap_critic", "awr_weights"} <= names
+    severities = [SEVERITY[finding["verdict"]] for finding in found["findings"]]
+    assert severities == sorted(severities, reverse=True)
+    assert {SEVERITY["watch"], SEVERITY["not applicable"]} <= set(severities)
     titles = {curve["title"] for curve in found["curves"]}
     assert titles == {
         "Return in the environment",
