@@ -54,11 +54,12 @@ class StopOnFinding(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop, or remember that all was well."""
         found = findings_of(trainer, of_this_update=True)
-        failed = [name for name in self.names if name in found and found[name].verdict == "fail"]
+        verdicts = {name: found[name].verdict for name in self.names if name in found}
+        failed = [name for name, verdict in verdicts.items() if verdict == "fail"]
         if failed:
             self.failed = failed[0]
             trainer.should_stop = True
-        elif any(name in found for name in self.names):
+        elif any(verdict != "not applicable" for verdict in verdicts.values()):
             self.sound_update = trainer.global_step
             trainer.save_checkpoint(self._folder / "sound.ckpt")
 

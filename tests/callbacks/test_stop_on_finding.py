@@ -71,6 +71,12 @@ def test_epochs_without_a_diagnosis_are_not_called_sound(tmp_path: Path) -> None
     assert stop.sound_update == 20
 
 
+def test_what_could_not_be_judged_is_not_called_sound(tmp_path: Path) -> None:
+    stop = StopOnFinding(dirpath=str(tmp_path))
+    run(tmp_path, stop, "ok", "not applicable", "fail")  # as q_bounds is where Q is NaN
+    assert stop.sound_update == 10
+
+
 def test_other_findings_do_not_end_the_run(tmp_path: Path) -> None:
     stop = StopOnFinding(["q_drift"], dirpath=str(tmp_path))
     assert run(tmp_path, stop, "fail", "fail", "fail", "fail").global_step == 40
