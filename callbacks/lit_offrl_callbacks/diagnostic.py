@@ -10,7 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_offrl.data import OfflineDataModule
 from lit_offrl.errors import InputError
-from lit_offrl.evaluation.finding import SEVERITY, Finding
+from lit_offrl.evaluation.finding import SEVERITY, Finding, not_applicable
 from lit_offrl.evaluation.raw_policy import eval_mode
 from lit_offrl.report import Curve, Scatter
 
@@ -84,6 +84,8 @@ class Diagnostic(Callback):
     def _record(
         self, trainer: Trainer, pl_module: LightningModule, findings: list[Finding]
     ) -> None:
+        gone = sorted(self.findings.keys() - {f.name for f in findings})
+        findings = [*findings, *(not_applicable(n, "It was not judged this time.") for n in gone)]
         values = {f.name: f.value for f in findings if f.value is not None}
         self.history.append({"update": float(trainer.global_step), **values})
         for finding in findings:

@@ -106,6 +106,23 @@ def test_findings_are_logged_printed_when_they_change_and_kept(
     assert findings_of(trainer) == diagnostic.findings
 
 
+class Brief(Diagnostic):
+    """Has less to say the second time, as ``kl_behavior`` alone is left where a policy is NaN."""
+
+    def diagnose(self, trainer: Trainer, pl_module: LightningModule) -> list[Finding]:
+        names = ["kl_behavior", "kl_too_close"][: 1 if self.history else 2]
+        return [Finding(name, "watch", "Seen.", "Look.", 0.5) for name in names]
+
+
+def test_an_answer_that_was_not_given_again_does_not_stay() -> None:
+    diagnostic = Brief()
+    trainer = fit(data_module(), diagnostic, steps=20)
+    verdicts = {name: finding.verdict for name, finding in diagnostic.findings.items()}
+    assert verdicts == {"kl_behavior": "watch", "kl_too_close": "not applicable"}
+    assert "kl_too_close" in diagnostic.history[0] and "kl_too_close" not in diagnostic.history[1]
+    assert trainer.callback_metrics["verdict/kl_too_close"] == -1
+
+
 def test_a_diagnosis_follows_epochs_without_validation_and_the_last_one() -> None:
     diagnostic = Scripted(["ok"] * 3, every_n_epochs=2)
     fit(data_module(held_out=0.0), diagnostic, steps=30)
