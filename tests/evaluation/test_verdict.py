@@ -38,6 +38,7 @@ def test_missing_support_overrules_agreement() -> None:
 def test_estimates_apart_by_more_than_their_errors_disagree() -> None:
     found = judge(FQE, replace(WIS, value=11.5))  # 2 sqrt(.5² + .5²) = 1.41
     assert (found.agreement, found.usable) == ("DISAGREE", False)
+    assert "differ by 1.5, more than the 1.41 that" in found.reason
     assert judge(FQE, replace(WIS, value=11.4)).agreement == "AGREE"
 
 
@@ -63,6 +64,13 @@ def test_doubly_robust_and_importance_sampling_are_one_kind() -> None:
     wdr = Estimate("WDR", "doubly robust", 10.2, std_error=0.1, details={"ess": 80.0})
     found = judge(wdr, WIS)
     assert (found.agreement, found.headline) == ("SINGLE", wdr)
+
+
+def test_of_one_kind_the_one_whose_error_is_known_and_least_speaks() -> None:
+    unknown, better = replace(WIS, name="IS", std_error=None), replace(WIS, name="PDIS")
+    worse = replace(WIS, std_error=0.6)
+    for order in ((unknown, worse, better), (better, worse, unknown)):
+        assert judge(*order).headline == better
 
 
 def test_magic_is_no_witness_and_no_headline() -> None:
