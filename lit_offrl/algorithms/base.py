@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
-from lit_offrl.algorithms.steps import count_update, log_update
+from lit_offrl.algorithms.steps import check_steps, count_update, is_logged, log_update
 from lit_offrl.algorithms.update_path import UpdatePath
 from lit_offrl.batch import Batch
 from lit_offrl.errors import InputError, NotApplicableError
@@ -47,7 +47,6 @@ class OfflineAlgorithm(UpdatePath):
         within("[0, 1]", discount=discount)
         self.automatic_optimization = False
         self.discount = discount
-        self._log_every = 1
 
     # Public face, beside `policy` and `discount`.
 
@@ -80,7 +79,7 @@ class OfflineAlgorithm(UpdatePath):
     # Lightning.
 
     def setup(self, stage: str) -> None:
-        """Check that data and precision suit the algorithm."""
+        """Check that data, precision and numbers of steps suit the algorithm."""
         spec = getattr(getattr(self._trainer, "datamodule", None), "spec", None)
         if spec is not None:
             self._check_action_space(spec.discrete, spec.dataset_id)
@@ -91,6 +90,7 @@ class OfflineAlgorithm(UpdatePath):
                     f"`{spec.dataset_id}` hold: use BC, IQL or an algorithm for discrete actions."
                 )
         check_precision(self.trainer.precision)
+        check_steps(self.trainer)
         if self.trainer.precision == "64-true":
             self.double()  # Lightning does so too, but after it has put a checkpoint's weights in
 
@@ -123,14 +123,13 @@ class OfflineAlgorithm(UpdatePath):
     def on_train_start(self) -> None:
         """Continue where a checkpoint left off."""
         self.start(self.trainer.global_step, self.trainer.max_steps)
-        self._log_every = max(1, self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Run one update per stacked batch (K, B, ...)."""
         for k in range(len(batch.reward)):
             metrics = self.train_update(batch.at(k))
             count_update(self.trainer)
-            if self.update_number % self._log_every == 0:
+            if is_logged(self.trainer, self.update_number):
                 scalars = {k: v.item() for k, v in self.over_ranks(metrics).items()}
                 log_update(self, scalars, self.update_number)
 

@@ -13,7 +13,7 @@ from torch.optim import Adam
 
 from lit_offrl.algorithms.base import OfflineAlgorithm, class_path
 from lit_offrl.algorithms.stack import Stack
-from lit_offrl.algorithms.steps import count_update, log_update
+from lit_offrl.algorithms.steps import count_update, is_logged, log_update
 from lit_offrl.algorithms.update_path import worth_compiling
 from lit_offrl.batch import Batch
 from lit_offrl.compiled import CompiledUpdate
@@ -67,7 +67,6 @@ class Replicas(LightningModule):
         self.members = nn.ModuleList(members)
         self._stack: Stack | None = None
         self._update: CompiledUpdate | None = None
-        self._log_every = 1
 
     @property
     def algorithms(self) -> list[OfflineAlgorithm]:
@@ -89,7 +88,6 @@ class Replicas(LightningModule):
     def on_train_start(self) -> None:
         """Stack the members, where a checkpoint left them."""
         self.start(self.trainer.global_step, self.trainer.max_steps)
-        self._log_every = max(1, self.trainer.log_every_n_steps)  # type: ignore[attr-defined]
 
     def start(self, update_number: int, max_updates: int) -> None:
         """Get ready for the updates from ``update_number`` on, of ``max_updates`` (-1: no end)."""
@@ -115,7 +113,7 @@ class Replicas(LightningModule):
             metrics = self.train_update(batch.at(k))
             count_update(self.trainer)
             update = self.trainer.global_step
-            if update % self._log_every == 0:
+            if is_logged(self.trainer, update):
                 scalars: dict[str, float] = {}
                 for name, values in metrics.items():
                     scalars |= over_seeds(name, values.tolist(), self.seeds)

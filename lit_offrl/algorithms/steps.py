@@ -4,6 +4,23 @@ from collections.abc import Mapping
 
 from lightning import LightningModule, Trainer
 
+from lit_offrl.errors import InputError
+from lit_offrl.ranges import within
+
+
+def check_steps(trainer: Trainer) -> None:
+    """Refuse a run that can do no update, and losses that are to be logged every -1 updates."""
+    within("[0, inf)", **{"trainer.log_every_n_steps": trainer.log_every_n_steps})  # type: ignore[attr-defined]
+    for name in ("max_steps", "max_epochs"):
+        if getattr(trainer, name) == 0:
+            raise InputError(f"With `trainer.{name}` 0 nothing is trained: raise it.")
+
+
+def is_logged(trainer: Trainer, update: int) -> bool:
+    """Whether losses are logged after so many updates; never with ``log_every_n_steps`` 0."""
+    period: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    return period > 0 and update % period == 0
+
 
 def count_update(trainer: Trainer) -> None:
     """Advance ``trainer.global_step`` by one, which raw optimizers leave alone."""

@@ -352,7 +352,8 @@ def test_an_algorithm_for_other_actions_is_refused_with_what_fits(name: str) -> 
 
 
 def setup_with(algorithm: OfflineAlgorithm, **trainer: Any) -> None:
-    algorithm._trainer = SimpleNamespace(**{"precision": "32-true", **trainer})  # type: ignore[assignment]
+    usual = {"precision": "32-true", "max_epochs": -1, "log_every_n_steps": 50}
+    algorithm._trainer = SimpleNamespace(**{**usual, **trainer})  # type: ignore[assignment]
     algorithm.setup("fit")
     algorithm.configure_optimizers()
 

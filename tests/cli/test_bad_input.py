@@ -191,11 +191,17 @@ def test_a_wrong_command_is_answered_with_what_is_wrong(
         ("model.hidden", "[8, 0]"),
         ("seed_everything", -1),
         ("trainer.check_val_every_n_epoch", 0),
+        ("trainer.log_every_n_steps", -1),
+        ("trainer.max_epochs", 0),
     ],
 )
 def test_a_value_out_of_range_is_refused(fit: Fit, option: str, value: Any) -> None:
     words = {"evaluation.num_envs": "OnlineEvaluation", "model.hidden": "Hidden layers"}
     assert words.get(option, option.rpartition(".")[2]) in fit(**{option: value}).complaint
+
+
+def test_a_run_of_no_updates_is_refused(fit: Fit) -> None:
+    assert "With `trainer.max_steps` 0" in fit(model="TD3BC", trainer__max_steps=0).complaint
 
 
 @pytest.mark.parametrize("precision", ["16", "16-mixed", "16-true", "bf16-true"])

@@ -80,6 +80,12 @@ def test_metrics_are_logged_every_n_updates_each_once(fit: Fit, k: int) -> None:
     assert not any({"loss/v", "val/loss"} <= row.keys() for row in rows)
 
 
+def test_losses_logged_every_0_updates_are_not_logged(fit: Fit) -> None:
+    assert fit(trainer__log_every_n_steps=0).code == 0
+    assert all("loss/v" not in row for row in metrics(RUN))
+    assert [row["step"] for row in metrics(RUN)] == [10, 20]
+
+
 def test_each_run_gets_a_folder_of_its_own(fit: Fit) -> None:
     for _ in range(3):
         assert fit(trainer__max_steps=2).code == 0
