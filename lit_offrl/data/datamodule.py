@@ -25,6 +25,7 @@ from lit_offrl.data.sampler import (
     SequentialBatches,
     UpdateBlocks,
     UpdateSampler,
+    check_epochs,
 )
 from lit_offrl.data.spec import DatasetSpec
 from lit_offrl.data.split import Episodes, Split
@@ -253,6 +254,8 @@ class OfflineDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Pack the splits."""
+        if self.trainer is not None and stage == "fit":
+            check_epochs(self.trainer)
         _ = self.train_matrix, self.held_out_matrix
 
     @property
@@ -277,7 +280,9 @@ class OfflineDataModule(LightningDataModule):
             frames = self._frames(self._loaded[0].rows_of(self._split[0]))
             samplers = [PixelSampler(one, frames, self.random_shift) for one in drawing]
         sampler = ReplicaSampler(samplers) if self.replica_seeds else samplers[0]
-        return UpdateBlocks(sampler, self.trainer, self.updates_per_step, self.updates_per_epoch)
+        # fast_dev_run counts blocks
+        k = 1 if getattr(self.trainer, "fast_dev_run", False) else self.updates_per_step
+        return UpdateBlocks(sampler, self.trainer, k, self.updates_per_epoch)
 
     def _train_weights(self) -> Tensor | None:
         """Probabilities of the training rows, (N,); a new run's log gets their effective share."""

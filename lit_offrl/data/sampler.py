@@ -14,6 +14,28 @@ from lit_offrl.rng import stream_seed
 BATCH_STREAM = 0
 
 
+def check_epochs(trainer: Trainer) -> None:
+    """Refuse options that count calls of ``training_step``, each of which holds K updates.
+
+    Raises:
+        InputError: If the trainer ends epochs, repeats batches or validates by such counts.
+    """
+    if trainer.overfit_batches:  # type: ignore[attr-defined]
+        raise InputError(
+            "`trainer.overfit_batches` would repeat nothing, as each update draws its own batch, "
+            "and would validate on what is trained on: leave it out."
+        )
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]  # it sets the others
+        return
+    for name in ("limit_train_batches", "val_check_interval"):
+        value = getattr(trainer, name, None)  # none where validation goes by time
+        if not (isinstance(value, float) and value == 1):
+            raise InputError(
+                f"`trainer.{name}` counts no updates: leave it out, and set "
+                "`data.updates_per_epoch`, the updates between two validations."
+            )
+
+
 class BlockSource(Protocol):
     """Where the batches of some updates come from."""
 

@@ -200,6 +200,22 @@ def test_a_value_out_of_range_is_refused(fit: Fit, option: str, value: Any) -> N
     assert words.get(option, option.rpartition(".")[2]) in fit(**{option: value}).complaint
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("limit_train_batches", 3),
+        ("limit_train_batches", 0),
+        ("limit_train_batches", 0.5),
+        ("overfit_batches", 1),
+        ("val_check_interval", 50),
+        ("val_check_interval", "00:00:00:10"),
+    ],
+)
+def test_an_option_that_counts_no_updates_is_refused(fit: Fit, name: str, value: Any) -> None:
+    complaint = fit(**{f"trainer.{name}": value}).complaint
+    assert f"`trainer.{name}`" in complaint and "leave it out" in complaint
+
+
 def test_a_run_of_no_updates_is_refused(fit: Fit) -> None:
     assert "With `trainer.max_steps` 0" in fit(model="TD3BC", trainer__max_steps=0).complaint
 

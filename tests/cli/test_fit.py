@@ -1,6 +1,7 @@
 """What a run does and leaves."""
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,13 @@ def test_losses_logged_every_0_updates_are_not_logged(fit: Fit) -> None:
     assert fit(trainer__log_every_n_steps=0).code == 0
     assert all("loss/v" not in row for row in metrics(RUN))
     assert [row["step"] for row in metrics(RUN)] == [10, 20]
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_fast_dev_run_does_n_updates_and_validates(fit: Fit, n: int) -> None:
+    out = fit(trainer__fast_dev_run=n).out
+    assert read(RUN)["global_step"] == n
+    assert re.search(rf"update {n} · held-out TD error", out)
 
 
 def test_each_run_gets_a_folder_of_its_own(fit: Fit) -> None:
