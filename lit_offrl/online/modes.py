@@ -70,15 +70,15 @@ def finetuned(
     if mode == "rlpd":
         return _make(RLPD, {**known, **given})
     _fitting(old, mode, {CQL: RLPD, RLPD: RLPD})
+    if isinstance(old, RLPD):
+        return _successor(old, RLPD, given)
     hyper = dict(old.hparams)
     n = int(hyper["n_critics"])
-    kept = {name: hyper[name] for name in ("hidden", "critic_hidden", "policy_lr")}
-    kept["lr"] = hyper["lr" if isinstance(old, RLPD) else "q_lr"]
-    shape = {
-        "n_critics": n,
-        "n_target_critics": min(2, n),
-        "layer_norm": bool(hyper.get("layer_norm")),
-    }
+    kept = {name: hyper[name] for name in ("hidden", "critic_hidden", "policy_lr", "polyak")}
+    kept["lr"] = hyper["q_lr"]
+    # what values and temperature were learned for: CQL's hold no entropy
+    kept |= {"entropy_backup": False, "target_entropy": old.target_entropy}
+    shape = {"n_critics": n, "n_target_critics": min(2, n), "layer_norm": False}
     new = _make(RLPD, {**known, **kept, **shape, **given})
     for name in ("policy", "q", "target_q", "log_alpha_entropy"):
         _copy_weights(getattr(old, name), getattr(new, name), name)

@@ -86,6 +86,17 @@ def test_wsrl_takes_over_policy_and_critics() -> None:
         assert same(getattr(new, name), getattr(old, name))
 
 
+def test_wsrl_keeps_what_values_and_temperature_were_learned_for() -> None:
+    of_cql = finetuned(loaded(CQL(3, 2, polyak=0.01, **CRITIC)), "wsrl")
+    assert isinstance(of_cql, RLPD)
+    assert (of_cql.entropy_backup, of_cql.target_entropy, of_cql.polyak) == (False, -2.0, 0.01)
+    old = RLPD(3, 2, entropy_backup=False, target_entropy=-3.0, n_target_critics=1, **CRITIC)
+    again = finetuned(loaded(old), "wsrl")
+    assert isinstance(again, RLPD) and same(again, old)
+    assert (again.entropy_backup, again.target_entropy) == (False, -3.0)
+    assert again.n_target_critics == 1
+
+
 def test_wsrl_keeps_the_learning_rates() -> None:
     old = CQL(3, 2, policy_lr=1e-4, q_lr=2e-4, **CRITIC)
     new = finetuned(loaded(old), "wsrl")
