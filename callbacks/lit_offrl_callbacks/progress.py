@@ -33,6 +33,7 @@ class UpdateProgress(ProgressBar):
         self._shown_at = 0.0
         self._epoch_start = (0, 0.0)  # update number, time
         self._last_batch = 0.0
+        self._validated = -1  # update number
 
     def disable(self) -> None:
         """Show nothing, as on all ranks but the first."""
@@ -80,9 +81,15 @@ class UpdateProgress(ProgressBar):
             task = self._bar.task_ids[0]
             self._bar.update(task, completed=trainer.global_step, speed=self._speed(trainer))
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note down when: Lightning keeps numbers until there are new ones."""
+        self._validated = trainer.global_step
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print what the epoch brought."""
         metrics = trainer.callback_metrics
+        if self._validated != trainer.global_step:
+            metrics = {k: v for k, v in metrics.items() if not k.startswith("val/")}
         numbers = [
             f"{name} {metrics[key].item():.4g}" for key, name in SHOWN.items() if key in metrics
         ]

@@ -21,6 +21,14 @@ def test_one_line_per_epoch_tells_update_numbers_and_speed(
         assert re.fullmatch(r"[1-9]\d* updates/s", speed)
 
 
+def test_held_out_numbers_stand_only_where_they_were_measured(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fit(data_module(), UpdateProgress(), check_val_every_n_epoch=2, enable_progress_bar=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert ["held-out" in line for line in lines] == [False, True, False]
+
+
 def test_evaluation_does_not_count_as_training_time(capsys: pytest.CaptureFixture[str]) -> None:
     speeds = []
     for episodes in (0, 20):
