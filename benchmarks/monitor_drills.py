@@ -1,8 +1,8 @@
 """Drills of the deployment monitor: worlds that change and worlds that do not.
 
     python benchmarks/monitor_drills.py              Chain-5 and CartPole
-    python benchmarks/monitor_drills.py CHECKPOINT   a checkpoint of Hopper, friction x 1.5; needs
-                                                     MuJoCo and the checkpoint's data set
+    python benchmarks/monitor_drills.py CHECKPOINT...   checkpoints of Hopper, friction x 1.5; needs
+                                                        MuJoCo and the checkpoints' data sets
 
 Prints a table: verdict, episodes until it, and until returns alone alarmed. An unchanged world is
 replayed many times: at most 5 in 100 replays may alarm.
@@ -120,6 +120,7 @@ def cartpole() -> Iterator[str]:
 def hopper(checkpoint: str, accepted: int = 60, replays: int = 100) -> Iterator[str]:
     """Hopper of a checkpoint: friction x 1.5. Replays draw from one pool of episodes."""
     policy = load(checkpoint)
+    world = f"Hopper, {type(policy.algorithm).__name__}"
     log, spec = load_dataset(policy.spec.dataset_id)
     known, pool = play(policy, accepted, 0), play(policy, 2 * EPISODES, 10_000)
     drills: dict[str, Play] = {
@@ -142,7 +143,7 @@ def hopper(checkpoint: str, accepted: int = 60, replays: int = 100) -> Iterator[
         )
         remembered = Remembering(monitor.model.scores)
         monitor.model.scores = remembered  # type: ignore[method-assign]
-        yield from report("Hopper", monitor, drills, again, replays)
+        yield from report(world, monitor, drills, again, replays)
 
 
 class Remembering:
@@ -186,7 +187,7 @@ def main(arguments: Sequence[str]) -> None:
     torch.set_num_threads(1)
     print("| world | drill | compared with | verdict | episodes | returns alone |")
     print("|---|---|---|---|---|---|")
-    tables = [hopper(arguments[0])] if arguments else [chain(), cartpole()]
+    tables = [hopper(path) for path in arguments] if arguments else [chain(), cartpole()]
     for table in tables:
         for row in table:
             print(row, flush=True)

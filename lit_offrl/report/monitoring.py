@@ -14,8 +14,8 @@ ASSUMPTIONS = (
     "One episode does not influence the next.",
 )
 UNCALIBRATED = (
-    "Without calibration episodes: transitions of the policy are as predictable as similar ones "
-    "of the log."
+    "Without calibration episodes: transitions of the policy are about as predictable as similar "
+    "ones of the log."
 )
 
 

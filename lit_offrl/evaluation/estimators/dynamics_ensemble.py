@@ -103,9 +103,16 @@ class DynamicsEnsemble(OfflineAlgorithm):
         self.minimize(loss, self.net)
         return {"loss/dynamics": loss.detach()}
 
-    def nll(self, batch: Batch) -> Tensor:
-        """Negative log-likelihood of each member, without the constant of normals, (K, B)."""
+    def nll(self, batch: Batch, noise: float = 0.0) -> Tensor:
+        """Negative log-likelihood of each member, without the constant of normals, (K, B).
+
+        Args:
+            batch: Transitions.
+            noise: Standard deviation that is added to the predicted one, in that of the target.
+        """
         mean, log_variance, logit = self._predict(batch.obs, batch.action)
+        if noise:
+            log_variance = (log_variance.exp() + noise**2).log()
         target = torch.cat([batch.next_obs - batch.obs, batch.reward.unsqueeze(1)], 1)
         varies = self.std > 0  # the likelihood of a constant has no bound
         scale = torch.where(varies, self.std, 1.0)

@@ -31,14 +31,18 @@ from lit_offrl.online.monitor.verdict import PRECEDENCE, Conclusion, conclude
 from lit_offrl.rng import seeded
 from lit_offrl.scaling import Scaling
 
+MARGIN = 0.1
+"""Nats per transition that dynamics and rewards must be stranger than the log's, where no accepted
+episodes tell what the models' errors make of this policy."""
+
 
 class DeploymentMonitor:
     """Says whether deployment still matches the log, and what changed if not.
 
     Six tests share the rate of false alarms δ: each may alarm with probability δ/6 at most, ever,
     by Ville's inequality. With calibration episodes of the policy that is exact; without them
-    dynamics and rewards are compared with held-out episodes of the log, within its support and
-    with similar transitions, and shifts of states and TD errors are no alarms.
+    dynamics and rewards are compared with held-out episodes of the log, in its core, with similar
+    transitions and by a margin, and shifts of states and TD errors are no alarms.
 
     Args:
         algorithm: The deployed policy, its critic and γ.
@@ -91,7 +95,7 @@ class DeploymentMonitor:
                 acting.refuse_others(self.acting, own, self.threshold, seed)
         self.bounds = acting.return_bounds(log, spec, float(algorithm.discount))
         """What discounted returns cannot leave."""
-        self.model = LogModel(log, scaling, n_actions, updates, seed, progress)
+        self.model = LogModel(log, scaling, n_actions, updates, seed, progress, self.calibrated)
         source = self.model.held_out if calibration is None else calibration
         self.known = [self._see(one) for one in _episodes(source)]
         """Numbers of the calibration episodes."""
@@ -204,7 +208,9 @@ class DeploymentMonitor:
                     "The algorithm has no critic." if name == "td_error" else "No episode scores."
                 )
             else:
-                tests[name] = ConformalTest(scores, name == "td_error", self.seed)
+                margin = 0.0 if self.calibrated else MARGIN
+                known = [score + margin for score in scores]
+                tests[name] = ConformalTest(known, name == "td_error", self.seed)
         if self.prediction is not None and not self.unpredicted:
             low, high = np.clip([self.prediction.low, self.prediction.high], *self.bounds).tolist()
             tests["returns"] = MeanTest((low, high), self.bounds)

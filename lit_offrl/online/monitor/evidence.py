@@ -166,9 +166,10 @@ def _states(monitor: Watched) -> Finding:
 def _support(monitor: Watched) -> Finding:
     outside = float(np.mean([one.scores.outside for one in monitor.seen]))
     known = float(np.mean([one.scores.outside for one in monitor.known]))
+    rim = "" if monitor.calibrated else "; without accepted episodes, nor are those at its rim"
     meaning = (
         f"{outside:.1%} of the transitions lie outside the log's support and are not judged "
-        f"({known:.1%} in calibration episodes)."
+        f"({known:.1%} in calibration episodes){rim}."
     )
     if outside <= max(2 * known, 0.1):
         return Finding("monitor_support", "ok", meaning, value=outside)

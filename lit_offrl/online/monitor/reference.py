@@ -25,6 +25,10 @@ MAX_ROWS = 20_000
 NEIGHBORS = 10
 WITHIN = 0.99
 """Share of the log's own held-out rows that count as within its support."""
+CORE = 0.7
+"""The same of its core. A policy meets the rim in other ways than the log does, and models err."""
+NOISE = 0.1
+"""Standard deviation of steps and rewards, in the log's, that may be an error of the models."""
 CAP = 0.999
 """Quantile of the log's held-out losses that a single row cannot exceed."""
 LEAST_CAP = 10.0
@@ -39,7 +43,7 @@ class EpisodeScores:
 
     Args:
         dynamics: Mean excess of -log p(s', end | s, a) over that of similar logged rows, in nats,
-            within the log's support; None if nothing of the episode lies there.
+            over the rows that are judged; None if there are too few of these.
         reward: The same of -log p(r | s, a, s').
         state: Mean distance of an observation to the log's nearest ones.
         outside: Share of the rows whose (s, a) lies outside the log's support.
@@ -66,6 +70,9 @@ class LogModel:
         updates: Gradient updates of each model.
         seed: Of the split and the models.
         progress: Told what is done and the share of it.
+        calibrated: Whether scores are compared with those of the same policy's episodes, in which
+            the models err alike. Else rows are judged in the log's core alone, and what may be an
+            error of the models is none of the world.
     """
 
     def __init__(
@@ -76,6 +83,7 @@ class LogModel:
         updates: int = 2000,
         seed: int = 0,
         progress: Callable[[str, float], None] | None = None,
+        calibrated: bool = True,
     ) -> None:
         n = transitions.n_episodes
         if n < LEAST_EPISODES:
@@ -84,6 +92,7 @@ class LogModel:
                 "compare with and to calibrate on."
             )
         self.scaling, self.n_actions = scaling, n_actions
+        self._judged, self._noise = (WITHIN, 0.0) if calibrated else (CORE, NOISE)
         order = np.random.default_rng(seed).permutation(n)
         fitted = self.view(transitions.select_episodes(np.sort(order[: n // 2])))
         self.held_out = transitions.select_episodes(np.sort(order[3 * n // 4 :]))
@@ -103,21 +112,21 @@ class LogModel:
         """Score one episode."""
         data = self.view(episode)
         distance, near = self._pairs.query(_pair(data), k=self._k)  # (T, k) both
-        supported = distance.reshape(len(data), -1).mean(1) <= self._radius
-        near = near.reshape(len(data), -1)
-        enough = supported.mean() > LEAST_SHARE
+        distance, near = distance.reshape(len(data), -1).mean(1), near.reshape(len(data), -1)
+        judged = distance <= self._radius[self._judged]
+        enough = judged.mean() > LEAST_SHARE
         dynamics, rewards = (
             np.minimum(loss, cap) - known[near].mean(1)
             for loss, cap, known in zip(self._ask(data), self._caps, self._known, strict=True)
         )  # (T,) both
-        expected = self._reward[near].mean(1)[supported]
+        expected = self._reward[near].mean(1)[judged]
         square = float(expected @ expected)
         return EpisodeScores(
-            float(dynamics[supported].mean()) if enough else None,
-            float(rewards[supported].mean()) if enough else None,
+            float(dynamics[judged].mean()) if enough else None,
+            float(rewards[judged].mean()) if enough else None,
             float(self.state_distances(data).mean()),
-            float(1 - supported.mean()),
-            float(expected @ episode.reward[supported]) / square if square > 0 else None,
+            float(np.mean(distance > self._radius[WITHIN])),
+            float(expected @ episode.reward[judged]) / square if square > 0 else None,
         )
 
     def state_distances(self, data: LoggedData) -> Array:
@@ -154,14 +163,16 @@ class LogModel:
         self._reward = transitions.reward.astype(np.float64)[rows]
         own = self.view(self.held_out)
         distance, _ = self._pairs.query(_pair(own), k=self._k)
-        self._radius = float(np.quantile(distance.reshape(len(own), -1).mean(1), WITHIN))
+        distance = distance.reshape(len(own), -1).mean(1)
+        self._radius = {share: float(np.quantile(distance, share)) for share in (CORE, WITHIN)}
 
     def _ask(self, data: LoggedData) -> tuple[Array, Array]:
         """Losses of next observations and ends, and of rewards, (N,) both."""
+        dynamics = _losses(self.dynamics, _moves(data), self._noise)
         if self._constant is None:
-            return _losses(self.dynamics, _moves(data)), _losses(self.rewards, _pays(data))
+            return dynamics, _losses(self.rewards, _pays(data), self._noise)
         off = (data.reward - self._constant).abs() / max(abs(self._constant), 1.0)
-        return _losses(self.dynamics, _moves(data)), np.asarray(off.double().numpy())
+        return dynamics, np.asarray(off.double().numpy())
 
 
 def _moves(data: LoggedData) -> LoggedData:
@@ -179,10 +190,10 @@ def _pays(data: LoggedData) -> LoggedData:
     return replace(data, obs=whole, next_obs=whole, terminated=none)
 
 
-def _losses(model: DynamicsEnsemble, data: LoggedData) -> Array:
+def _losses(model: DynamicsEnsemble, data: LoggedData, noise: float) -> Array:
     """Negative log-likelihood of each row under the mixture of the elites, in nats, (N,)."""
     columns = data.obs, data.action, data.reward, data.next_obs, data.terminated
-    nll = in_chunks(lambda *c: model.nll(Batch(*c))[model.elites], *columns)  # (K, N)
+    nll = in_chunks(lambda *c: model.nll(Batch(*c), noise)[model.elites], *columns)  # (K, N)
     return np.asarray(-torch.logsumexp(-nll.double(), 0).numpy() + np.log(len(nll)))
 
 

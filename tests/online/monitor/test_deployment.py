@@ -11,7 +11,7 @@ import torch
 from lit_offrl.data import Transitions
 from lit_offrl.data.builtin.cartpole import controller
 from lit_offrl.errors import InputError
-from lit_offrl.online.monitor.deployment import DeploymentMonitor
+from lit_offrl.online.monitor.deployment import MARGIN, DeploymentMonitor
 from lit_offrl.online.monitor.seen import Prediction
 from lit_offrl.online.monitor.sequential import ConformalTest, MeanTest
 from lit_offrl.online.monitor.verdict import conclude
@@ -141,6 +141,18 @@ def test_what_time_limits_cut_off_is_no_wrong_prediction(from_log: DeploymentMon
     often.add(cut_off(worlds.chain(1, 8, 0.9)))
     meaning = next(f.meaning for f in often.findings() if f.name == "monitor_returns")
     assert "Not compared with the prediction: 100% of the accepted episodes" in meaning
+
+
+@pytest.mark.parametrize("name", ["dynamics", "reward"])
+def test_only_without_accepted_episodes_is_there_a_margin(
+    from_log: DeploymentMonitor, calibrated: DeploymentMonitor, name: str
+) -> None:
+    for monitor, larger in ((from_log, True), (calibrated, False)):
+        test = copy.deepcopy(monitor.tests[name])
+        assert isinstance(test, ConformalTest)
+        known = [one.score(name) or 0.0 for one in monitor.known]
+        p = test.add(max(known) + MARGIN / 2)  # stranger than all that are known
+        assert (p > 1 / (len(known) + 1)) is larger
 
 
 class Drawing(worlds.Table):

@@ -5,9 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lit_offrl.data import Transitions
 from lit_offrl.data.builtin.cartpole import controller
 from lit_offrl.errors import InputError
-from lit_offrl.online.monitor.reference import EpisodeScores, LogModel
+from lit_offrl.online.monitor.deployment import MARGIN
+from lit_offrl.online.monitor.reference import (
+    CORE,
+    NEIGHBORS,
+    WITHIN,
+    EpisodeScores,
+    LogModel,
+    _pair,
+)
 from tests.evaluation.fakes import identity_scaling
 from tests.online.monitor import worlds
 
@@ -52,6 +61,39 @@ def test_what_is_not_in_the_log_is_not_judged(model: LogModel) -> None:
     assert far.dynamics is None and far.reward is None and far.ratio is None
     assert far.outside == 1
     assert far.state > 5
+
+
+def test_without_accepted_episodes_small_errors_and_the_rim_are_not_judged() -> None:
+    spec = worlds.cartpole_spec()
+    log = worlds.cartpole(40, 0, controller(epsilon=0.4))
+    scaling = worlds.standard(log, spec)
+    plain, careful = (
+        LogModel(log, scaling, 2, updates=300, calibrated=known) for known in (True, False)
+    )
+    (episode,) = worlds.episodes_of(worlds.cartpole(1, 10_000))
+    step = (log.next_obs - log.obs).std(0)
+    excess = {}
+    for share in (0.02, 0.5):  # of the log's spread, as errors of the models
+        moved = replace(episode, next_obs=episode.next_obs + share * step)
+        for model in (plain, careful):
+            usual, strange = (model.scores(one).dynamics for one in (episode, moved))
+            assert usual is not None and strange is not None
+            excess[model, share] = strange - usual
+    assert excess[careful, 0.02] < MARGIN < excess[plain, 0.02]
+    assert excess[careful, 0.5] > 1
+
+    known = careful.held_out
+    distance = careful._pairs.query(_pair(careful.view(known)), k=NEIGHBORS)[0].mean(1)
+    rim = np.flatnonzero((distance > careful._radius[CORE]) & (distance <= careful._radius[WITHIN]))
+    assert len(rim) / len(known) == pytest.approx(WITHIN - CORE, abs=0.01)
+    (far,) = worlds.episodes_of(
+        Transitions(
+            *(column[rim] for column in (known.obs, known.action, known.reward, known.next_obs)),
+            *(np.zeros(len(rim), kind) for kind in (np.bool_, np.bool_, np.int64)),
+        )
+    )
+    assert (careful.scores(far).dynamics, careful.scores(far).outside) == (None, 0)
+    assert plain.scores(far).dynamics is not None
 
 
 def test_a_constant_reward_has_no_likelihood_but_a_difference() -> None:
