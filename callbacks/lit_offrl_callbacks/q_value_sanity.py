@@ -1,6 +1,7 @@
 """Whether a critic's values are plausible, while it trains."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -78,6 +79,7 @@ class QValueSanity(Diagnostic):
         discount = discount_of(pl_module)
         data = offline_data(trainer, "QValueSanity")
         self._facts = return_facts(data.logged, data.scaling, discount)
+        self._reward_scale = data.scaling.reward_scale
         held_out = data.held_out_transitions
         self._questions = Questions(
             [held_out, data.train] if held_out.n_episodes else [data.train],
@@ -116,10 +118,12 @@ class QValueSanity(Diagnostic):
         """Findings about the answers and their history."""
         means = {name: answers[name].mean().item() for name in q_history.SERIES if name in answers}
         self.trend.append({"update": float(update), **means})
+        bonus = getattr(pl_module, "entropy_bound", 0.0) / self._reward_scale
+        low, high = self._facts.value_low - bonus, self._facts.value_high + bonus
         return q_history.judge(
             self.trend,
             answers,
-            self._facts,
+            replace(self._facts, value_low=low, value_high=high),
             self.thresholds,
             inverse_temperature=getattr(pl_module, "inverse_temperature", None),
             conservative=hasattr(pl_module, "cql_alpha"),

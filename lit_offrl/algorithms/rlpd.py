@@ -1,5 +1,7 @@
 """RL with prior data (RLPD): Ball et al. (2023), https://arxiv.org/abs/2302.02948."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -124,6 +126,17 @@ class RLPD(OfflineAlgorithm):
             "policy/log_prob": log_prob.detach().mean(),
             "policy/alpha_entropy": alpha,
         }
+
+    @property
+    def entropy_bound(self) -> float:
+        """Most that entropy bonuses add to a value, α A ln 2 / (1 - γ), in transformed reward.
+
+        A ln 2 is the entropy of uniform actions in [-1, 1]^A.
+        """
+        if not self.entropy_backup:
+            return 0.0
+        most = self.log_alpha_entropy().exp().item() * self.hparams["action_dim"] * math.log(2)
+        return most / (1 - self.discount) if self.discount < 1 else math.inf
 
     def q_values(self, obs: Tensor, action: Tensor) -> Tensor:
         """Values of actions, (n, B)."""

@@ -1,4 +1,5 @@
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from lit_offrl.algorithms import BC, BCQ, CQL, IQL
+from lit_offrl.algorithms import BC, BCQ, CQL, IQL, RLPD
 from lit_offrl.batch import Batch
 from lit_offrl.data import OfflineDataModule
 from lit_offrl.errors import InputError
@@ -249,6 +250,23 @@ def test_values_are_in_raw_units_whatever_the_scale_and_shift() -> None:
     largest = data.held_out_transitions.reward.max() - 6 / 4
     assert found["q_sign"].value == pytest.approx(largest, rel=1e-5)
     assert f"rewards go down to {data.train.reward.min() - 6 / 4:.4g}" in found["q_sign"].meaning
+
+
+def test_entropy_bonuses_widen_the_bounds_of_values() -> None:
+    data = data_module()
+    data.reward_scale = 2.0
+    meanings = []
+    for backup in (False, True):
+        sanity = QValueSanity(rows=40)
+        rlpd = RLPD(3, 1, hidden=(8,), critic_hidden=(8,), discount=0.5, entropy_backup=backup)
+        train(rlpd, sanity, data=data)
+        found = re.search(r"outside \[(\S+), (\S+)\]", sanity.findings["q_bounds"].meaning)
+        assert found is not None
+        meanings.append(found.groups())
+    widened = rlpd.log_alpha_entropy().exp().item() * math.log(2) / 0.5 / 2
+    (low, high), (lower, higher) = [tuple(map(float, pair)) for pair in meanings]
+    assert low - lower == pytest.approx(widened, abs=0.02)  # as printed
+    assert higher - high == pytest.approx(widened, abs=0.02)  # as printed
 
 
 def edited(**columns: Any) -> OfflineDataModule:

@@ -38,24 +38,6 @@ def max_weight_share(log_weight: ArrayLike) -> float:
     return float(1 / _relative(log_weight).sum())  # the heaviest has weight 1
 
 
-def clip_log_ratio(log_ratio: ArrayLike, low: float = -6.0, high: float = 2.0) -> tuple[Array, int]:
-    """Clip the log-ratio of each step (Fu et al. 2021, DOPE), and count the clipped steps.
-
-    The product of ratios is no longer that of the policy: the estimate is biased, and a ratio of
-    0 becomes ``exp(low)``. Steps after the end hold 0 and stay.
-
-    >>> clip_log_ratio([[-7.0, 0.0, 3.0]])
-    (array([[-6.,  0.,  2.]]), 2)
-
-    Raises:
-        InputError: If 0 is not between ``low`` and ``high``.
-    """
-    if not low <= 0 <= high:
-        raise InputError(f"The log-ratios are clipped to [{low}, {high}]: 0 must lie within.")
-    steps = np.asarray(log_ratio, dtype=np.float64)
-    return np.clip(steps, low, high), int(((steps < low) | (steps > high)).sum())
-
-
 def clip_log_weight(log_weight: ArrayLike, clip: float) -> tuple[Array, float]:
     """Clip weights at ``clip``, and return the share of the whole weight that this cuts off.
 

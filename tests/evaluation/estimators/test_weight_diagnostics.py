@@ -7,7 +7,6 @@ from scipy import stats
 
 from lit_offrl.errors import InputError, NotApplicableError
 from lit_offrl.evaluation.estimators.weight_diagnostics import (
-    clip_log_ratio,
     clip_log_weight,
     effective_sample_size,
     generalized_pareto_shape,
@@ -73,14 +72,6 @@ def test_without_a_tail_there_is_no_pareto_k(log_weight: Array) -> None:
 def test_equal_weights_in_the_tail_give_a_number() -> None:
     # 40 grid points, the third of which is 0 where the tail is one value: 0 / 0
     assert math.isfinite(generalized_pareto_shape(np.ones(100)))
-
-
-def test_log_ratios_are_clipped_and_counted() -> None:
-    clipped, steps = clip_log_ratio([[-np.inf, -6.0, 0.0], [2.0, 2.5, 7.0]])
-    assert clipped.tolist() == [[-6, -6, 0], [2, 2, 2]]
-    assert steps == 3
-    with pytest.raises(InputError, match="0 must lie within"):
-        clip_log_ratio([[0.0]], low=1.0)
 
 
 def test_clipping_weights_reports_what_it_cuts_off() -> None:
