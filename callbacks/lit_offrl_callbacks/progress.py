@@ -28,7 +28,7 @@ class UpdateProgress(ProgressBar):
     def __init__(self, refresh_seconds: float = 0.5) -> None:
         super().__init__()
         self.refresh_seconds = refresh_seconds
-        self.console = Console(highlight=False)
+        self.console = Console(highlight=False, markup=False)
         self._bar: Progress | None = None
         self._shown_at = 0.0
         self._epoch_start = (0, 0.0)  # update number, time
@@ -46,7 +46,7 @@ class UpdateProgress(ProgressBar):
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print a line above the bar."""
-        self.console.print(*args, soft_wrap=True, markup=False)
+        self.console.print(*args, soft_wrap=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the bar, where someone can see it."""

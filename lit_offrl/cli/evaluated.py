@@ -126,7 +126,7 @@ class StageProgress:
 
 def print_one(one: Evaluated) -> None:
     """Print the estimates of a policy, and the sentence."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     evaluation, report = one.evaluation, one.report()
     headers = ("", "discounted return", f"{one.options.level:.0%} interval", "")
     table = folding_table(*headers, title=f"{report.title} · {evaluation.policy} policy")
@@ -150,7 +150,7 @@ def print_one(one: Evaluated) -> None:
 
 def print_ranking(done: Sequence[Evaluated]) -> None:
     """Print policies in the order of their estimates, and how good that order is."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
 
     def value(one: Evaluated) -> float:
         headline = one.evaluation.assessment.headline

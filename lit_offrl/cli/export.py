@@ -27,7 +27,7 @@ def main(args: Sequence[str]) -> Path:
         difference = card["check"]["largest_difference"].get(file.name)
         size = f"{file.stat().st_size / 1000:.0f}"
         table.add_row(file.name, size, "" if difference is None else f"{difference:.1e}")
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     console.print(table)
     console.print(
         f"Files: {folder}\nThey act as the policy does at {card['check']['observations']}. "

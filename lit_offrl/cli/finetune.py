@@ -24,6 +24,7 @@ from lit_offrl.evaluation.behavior.cache import cached_behavior
 from lit_offrl.files import write_whole
 from lit_offrl.online.datamodule import Collecting, FineTuneDataModule
 from lit_offrl.online.exploration import Exploration
+from lit_offrl.online.findings import mean_of
 from lit_offrl.online.measures import Outcome
 from lit_offrl.online.mixing import Mixing
 from lit_offrl.online.modes import DEFAULTS, Mode, finetuned, frozen
@@ -230,14 +231,14 @@ def _mode(args: Sequence[str]) -> Mode:
 def _summarize(data: FineTuneDataModule, callbacks: Sequence[Callback], folder: Path) -> None:
     """Print before, dip and after, and where the files lie."""
     measured = next(c for c in callbacks if isinstance(c, FineTuning))
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if (result := measured.outcome()) is not None:
         table = Table("", "mean return")
         table.add_row("random actions", f"{measured.before['random']:.1f}")
         table.add_row("offline policy", f"{result.before:.1f}")
-        table.add_row("lowest mean of 5 evaluations", f"{result.lowest:.1f}")
+        table.add_row(f"lowest {mean_of(result)}", f"{result.lowest:.1f}")
         table.add_row("worst evaluation", f"{result.worst:.1f}")
-        table.add_row("at the end, mean of 5 evaluations", f"{result.after:.1f}")
+        table.add_row(f"at the end, {mean_of(result)}", f"{result.after:.1f}")
         console.print(table)
         console.print(_sentence(result, data, measured), soft_wrap=True)
     report = next(c for c in callbacks if isinstance(c, DiagnosticReport))

@@ -197,7 +197,7 @@ def _ledger(
 
 def _print(monitor: DeploymentMonitor, title: str, report: Path) -> None:
     """Print what each test found, and the sentence."""
-    console, found = Console(highlight=False), monitor.conclusion
+    console, found = Console(highlight=False, markup=False), monitor.conclusion
     table = Table("test", "", "e", "alarm after", title=title, title_justify="left")
     remarks: list[str] = []
     for finding in monitor.findings():

@@ -32,7 +32,7 @@ def print_summary(
             (f"{algorithm}, mean of the last evaluations", evaluation["mean_of_last_k"]),
         ]
     _print(rows, spec, _sentence(algorithm, evaluation, float(returns.mean())))
-    Console(highlight=False).print(
+    Console(highlight=False, markup=False).print(
         f"Checkpoints: {folder / 'checkpoints'}   curves: tensorboard --logdir {folder}",
         soft_wrap=True,
     )
@@ -70,7 +70,7 @@ def print_seeds(
             f"spent on evaluation: {spent:.0f}."
         )
     _print(rows, data.spec, sentence)
-    Console(highlight=False).print(
+    Console(highlight=False, markup=False).print(
         f"Checkpoints: {folder / 'seed-*' / 'checkpoints'}   "
         f"curves: tensorboard --logdir {folder}\n"
         "Diagnostics watch runs of one seed; judge each policy with "
@@ -85,7 +85,7 @@ def _print(rows: Sequence[tuple[str, float]], spec: DatasetSpec, sentence: str) 
     for name, value in rows:
         score = normalized_score(spec, value)
         table.add_row(name, f"{value:.1f}", *([] if score is None else [f"{score:.1f}"]))
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(table)
     console.print(sentence, soft_wrap=True)
 

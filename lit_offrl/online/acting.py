@@ -10,10 +10,12 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_offrl.checkpoint import LoadedPolicy, load
 from lit_offrl.data.builtin.recording import Act
+from lit_offrl.data.soundness import one_line
 from lit_offrl.errors import InputError
 from lit_offrl.evaluation import RawPolicy
 from lit_offrl.evaluation.environment import check_spaces
@@ -37,15 +39,7 @@ def find_policy(name: str, env: gym.Env[Any, Any], exploration: Exploration) -> 
         return random_act(env.action_space)
     if is_checkpoint(name):
         return checkpoint_act(load(name), env, exploration)
-    module, colon, function = name.partition(":")
-    if not colon:
-        raise InputError(
-            f"There is no policy `{name}`: give `random`, a `.ckpt` file or `module:function`."
-        )
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"Policy `{name}` cannot be imported ({error}).") from None
+    found = _imported(name)
 
     def act(obs: Any, rng: np.random.Generator) -> tuple[Any, float | None]:
         answer = found(obs, rng)
@@ -53,6 +47,21 @@ def find_policy(name: str, env: gym.Env[Any, Any], exploration: Exploration) -> 
         return answer if pair else (answer, None)
 
     return act
+
+
+def _imported(name: str) -> Callable[..., Any]:
+    module, _, function = name.partition(":")
+    if not (module and function):
+        raise InputError(
+            f"There is no policy `{name}`: give `random`, a `.ckpt` file or `module:function`."
+        )
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except Exception as error:  # modules fail in ways of their own
+        raise InputError(f"Policy `{name}` cannot be imported ({one_line(error)}).") from None
+    if not callable(found):
+        raise InputError(f"Policy `{name}` is no function, but a {type(found).__name__}.")
+    return found  # type: ignore[no-any-return]
 
 
 def is_checkpoint(name: str) -> bool:
@@ -65,9 +74,13 @@ def random_act(space: gym.Space[Any]) -> Act:
     if isinstance(space, spaces.Box):
         if not space.is_bounded():
             raise InputError("Random actions need a bounded action space.")
-        low, high = space.low, space.high
-        density = -float(np.log(high.astype(np.float64) - low).sum())
-        return lambda obs, rng: (rng.uniform(low, high).astype(space.dtype), density)
+        if np.issubdtype(space.dtype, np.integer):
+            high = space.high.astype(np.int64) + 1
+            each = -float(np.log(high - space.low).sum())
+            return lambda obs, rng: (_array(rng.integers(space.low, high), space), each)
+        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+        density = -float(np.log(high - low).sum())
+        return lambda obs, rng: (_array(rng.uniform(low, high), space), density)
     if isinstance(space, spaces.Discrete):
         one = -math.log(int(space.n))
         return lambda obs, rng: (int(space.start + rng.integers(space.n)), one)
@@ -75,6 +88,11 @@ def random_act(space: gym.Space[Any]) -> Act:
         many = -float(np.log(space.nvec).sum())
         return lambda obs, rng: (rng.integers(space.nvec) + space.start, many)
     raise InputError(f"Actions of {space} are not supported.")
+
+
+def _array(value: Any, space: spaces.Box) -> NDArray[Any]:
+    """A number or array as the space has it, also where its shape is ()."""
+    return np.asarray(value, space.dtype)
 
 
 class _Sampling(RawPolicy):

@@ -9,15 +9,19 @@ WATCH, FAIL = 0.1, 0.5
 """Dips, as shares of what the offline policy had over random actions."""
 
 
+def mean_of(result: Outcome) -> str:
+    """Say what was averaged."""
+    return f"mean of {result.window} evaluation{'s' * (result.window != 1)}"
+
+
 def dip_finding(result: Outcome) -> Finding:
     """Judge how deep the return fell."""
     share = f"{result.dip:.0%} of what the offline policy had over random actions"
+    mean = f"The {mean_of(result)}"
     meaning = (
-        f"The mean of five evaluations fell from {result.before:.1f} to {result.lowest:.1f} at the "
-        f"lowest ({share})"
+        f"{mean} fell from {result.before:.1f} to {result.lowest:.1f} at the lowest ({share})"
         if result.dip > 0
-        else "The mean of five evaluations did not fall below the offline policy's "
-        f"{result.before:.1f}"
+        else f"{mean} did not fall below the offline policy's {result.before:.1f}"
     )
     meaning += f"; the worst single one returned {result.worst:.1f}."
     verdict: Verdict = "fail" if result.dip > FAIL else "watch" if result.dip > WATCH else "ok"

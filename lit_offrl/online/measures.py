@@ -20,6 +20,7 @@ class Outcome(NamedTuple):
 
     Args:
         before: Mean return of the offline policy, J_0.
+        window: Evaluations in the moving mean.
         lowest: Lowest moving mean of the returns within the first 100,000 steps. The mean is over
             five evaluations, or over all of those steps' where they have fewer.
         worst: Lowest return of one evaluation within those steps.
@@ -31,6 +32,7 @@ class Outcome(NamedTuple):
     """
 
     before: float
+    window: int
     lowest: float
     worst: float
     dip: float
@@ -75,6 +77,7 @@ def outcome(
     missed = [(best - value) / span for value in returns] if span > 0 else [0.0]
     return Outcome(
         before,
+        window,
         lowest,
         min(returns[:early]),
         dip,

@@ -53,9 +53,10 @@ def test_making_the_built_in_set_changes_nothing(
     monkeypatch.setenv("LIT_OFFRL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(BUILTIN, pendulum.DATASET_ID, lambda: pendulum.make(scale=0.01))
     options = {"data.dataset_id": "pendulum/mixed", "trainer.max_steps": 10}
-    outcomes = [fit(**options, run_dir=name) for name in ("makes", "finds")]
+    outcomes = [fit(**options, run_dir=name) for name in ("makes", "finds[b]")]
     assert ["Making the built-in set" in outcome.out for outcome in outcomes] == [True, False]
-    assert same_training(read("makes"), read("finds"))
+    assert same_training(read("makes"), read("finds[b]"))
+    assert "Checkpoints: finds[b]/checkpoints" in outcomes[1].out  # no markup
 
 
 @pytest.mark.parametrize("model", ["IQL", "TD3BC"])

@@ -17,7 +17,7 @@ from lit_offrl.checkpoint import LoadedPolicy, TrainingInfo
 from lit_offrl.data import Transitions, load_dataset
 from lit_offrl.errors import EnvironmentFailed, InputError
 from lit_offrl.online import collecting
-from lit_offrl.online.acting import checkpoint_act
+from lit_offrl.online.acting import checkpoint_act, random_act
 from lit_offrl.online.collecting import Recipe, collect
 from lit_offrl.online.exploration import Exploration
 from tests.evaluation.fakes import identity_scaling, spec_of_env
@@ -80,6 +80,17 @@ def test_random_actions_are_uniform_and_carry_their_probability() -> None:
     assert abs(rows.action.mean() - 0.5) < 0.05
     assert len(rows) >= 2000 > len(rows) - np.diff(rows.episode_bounds)[-1]
     assert len(np.unique(rows.obs[rows.episode_bounds[:-1]], axis=0)) == rows.n_episodes
+
+
+def test_random_actions_have_the_space_s_type_shape_and_all_its_values() -> None:
+    rng = np.random.default_rng(0)
+    whole = random_act(gym.spaces.Box(0, 3, (2,), np.int8))
+    drawn = [whole(None, rng) for _ in range(100)]
+    assert {int(value) for action, _ in drawn for value in action} == {0, 1, 2, 3}
+    assert drawn[0][0].dtype == np.int8 and drawn[0][1] == pytest.approx(-2 * math.log(4))
+    space = gym.spaces.Box(-1.0, 3.0, ())
+    action, log_prob = random_act(space)(None, rng)
+    assert action in space and log_prob == pytest.approx(-math.log(4))
 
 
 def test_a_mixture_has_the_shares_asked_for() -> None:
@@ -512,7 +523,9 @@ def test_wrong_recipes_are_named(changed: dict[str, Any], message: str) -> None:
     ("changed", "message"),
     [
         ({"policies": ("nobody",)}, "There is no policy `nobody`"),
+        ({"policies": (":act",)}, "There is no policy `:act`"),
         ({"policies": ("tests.nowhere:act",)}, "cannot be imported"),
+        ({"policies": ("tests.online.toys:BOX",)}, "is no function, but a"),
         ({"policies": ("none.ckpt",)}, "is not there"),
         ({"env_id": "Nowhere-v0"}, "cannot be made"),
     ],

@@ -28,6 +28,10 @@ def test_one_bad_evaluation_at_the_start_is_not_a_mean_of_five() -> None:
 def test_fewer_than_five_evaluations_are_one_window() -> None:
     result = outcome(90.0, [(1, 50.0), (2, 100.0)], random_return=0.0)
     assert result.lowest == result.after == 75 and result.worst == 50
+    assert dip_finding(result).meaning == (
+        "The mean of 2 evaluations fell from 90.0 to 75.0 at the lowest (17% of what the offline "
+        "policy had over random actions); the worst single one returned 50.0."
+    )
 
 
 def test_a_dip_after_the_first_100_000_steps_does_not_count() -> None:

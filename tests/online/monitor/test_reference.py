@@ -1,6 +1,7 @@
 """What the log's models say of single episodes."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,12 +87,9 @@ def test_without_accepted_episodes_small_errors_and_the_rim_are_not_judged() -> 
     distance = careful._pairs.query(_pair(careful.view(known)), k=NEIGHBORS)[0].mean(1)
     rim = np.flatnonzero((distance > careful._radius[CORE]) & (distance <= careful._radius[WITHIN]))
     assert len(rim) / len(known) == pytest.approx(WITHIN - CORE, abs=0.01)
-    (far,) = worlds.episodes_of(
-        Transitions(
-            *(column[rim] for column in (known.obs, known.action, known.reward, known.next_obs)),
-            *(np.zeros(len(rim), kind) for kind in (np.bool_, np.bool_, np.int64)),
-        )
-    )
+    columns: list[Any] = [known.obs, known.action, known.reward, known.next_obs]
+    flags: list[Any] = [np.zeros(len(rim), kind) for kind in (np.bool_, np.bool_, np.int64)]
+    (far,) = worlds.episodes_of(Transitions(*(column[rim] for column in columns), *flags))
     assert (careful.scores(far).dynamics, careful.scores(far).outside) == (None, 0)
     assert plain.scores(far).dynamics is not None
 
