@@ -32,6 +32,7 @@ MAKERS = {"Finding", "not_applicable", "no_scale", "too_short", "gap_finding", "
 READERS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "callbacks/README.md"]
 PAGE_OF = {
     "inspect": "inspecting",
+    "finetune": "finetuning",
     "collect": "collecting",
     "monitor": "monitoring",
     "export": "export",
