@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import minari
-from filelock import FileLock
 
 from lit_offrl.data.builtin import breakout, cartpole, gridworld, icu_sepsis, pendulum
 from lit_offrl.data.builtin.placing import is_made, make_whole, minari_root
@@ -61,19 +59,18 @@ def ensure(dataset_id: str) -> None:
     root = minari_root()
     if is_made(root, full):
         return
+
+    def recipe() -> None:
+        print(
+            f"Making the built-in set {full} in {root} (once, in less than a minute) ...",
+            flush=True,
+        )
+        BUILTIN[full]()
+
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / ".lit_offrl.lock"):
-            if not is_made(root, full):
-                _make(root, full)
+        make_whole(root, full, recipe, {NAMESPACE: NAMESPACE_DESCRIPTION})
     except OSError as error:
         raise InputError(
             f"Cannot write {full} into {root}: {error}. "
             "Set MINARI_DATASETS_PATH to a folder that can be written."
         ) from error
-
-
-def _make(root: Path, full: str) -> None:
-    """Make the set; the lock is held."""
-    print(f"Making the built-in set {full} in {root} (once, in less than a minute) ...", flush=True)
-    make_whole(root, full, BUILTIN[full], {NAMESPACE: NAMESPACE_DESCRIPTION})

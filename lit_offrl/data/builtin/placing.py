@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock
 from minari.namespace import create_namespace, list_local_namespaces
 
 
@@ -23,7 +24,9 @@ def is_made(root: Path, dataset_id: str) -> bool:
 def make_whole(
     root: Path, dataset_id: str, recipe: Callable[[], object], descriptions: dict[str, str]
 ) -> None:
-    """Make a set in a folder that Minari does not list, then move it.
+    """Make a set unless it is there, in a folder that Minari does not list, then move it.
+
+    Processes may race: one makes its set, the others wait.
 
     Args:
         root: The user's Minari folder.
@@ -31,6 +34,16 @@ def make_whole(
         recipe: Writes it with Minari's own functions.
         descriptions: What is said of namespaces that are new.
     """
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / ".lit_offrl.lock"):
+        if not is_made(root, dataset_id):
+            _make(root, dataset_id, recipe, descriptions)
+
+
+def _make(
+    root: Path, dataset_id: str, recipe: Callable[[], object], descriptions: dict[str, str]
+) -> None:
+    """Make it; the lock is held."""
     partial = root / ".lit_offrl-partial"
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     try:
