@@ -156,7 +156,7 @@ RULES = (
         "{e.episodes:.0f} episodes, as few as Adroit's human sets, where BC and IQL lead and "
         "TD3+BC fails (CORL's table)",
         {"BC": 20, "IQL": 10, "BCQ": 8, "AWAC": 5, "ReBRAC": 2}
-        | dict.fromkeys(("CQL", "DQN"), EXCLUDED),
+        | dict.fromkeys(("CQL", "CalQL", "DQN"), EXCLUDED),
     ),
     Rule(
         lambda e: e.zero >= SPARSE,

@@ -47,6 +47,10 @@ DANGER = Answers(dangerous=True)
 CASES: dict[str, tuple[Evidence, list[str]]] = {
     "uneven": (BOX_LOG, ["IQL", "TD3BC", "ReBRAC"]),
     "tiny": (replace(BOX_LOG, episodes=29), ["BC", "IQL", "AWAC", "ReBRAC"]),
+    "tiny, sparse": (
+        replace(BOX_LOG, episodes=29, zero=0.95),
+        ["BC", "IQL", "ReBRAC", "AWAC"],
+    ),
     "sparse": (replace(BOX_LOG, zero=0.95), ["IQL", "CalQL", "ReBRAC", "TD3BC"]),
     "replay": (replace(BOX_LOG, trend=0.5, poor=0.1), ["CQL", "ReBRAC", "IQL", "TD3BC"]),
     "fine": (replace(BOX_LOG, quality=0.8), ["BC", "TD3BC", "ReBRAC"]),
