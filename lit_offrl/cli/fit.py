@@ -122,7 +122,7 @@ class FitCLI(LightningCLI):
             "--compile",
             type=Literal["auto"] | bool,
             default="auto",
-            help="Whether updates run as one compiled graph; `auto`: in runs of 20,000 or more.",
+            help="Whether updates run as one compiled graph; `auto`: from 20,000 updates on.",
         )
         parser.add_lightning_class_args(OnlineEvaluation, "evaluation")
         for key, diagnostic in DIAGNOSTICS.items():
