@@ -76,11 +76,14 @@ def run(
         resumed: Checkpoint to go on from.
         product: FLOP of the largest matrix product, which the number of threads depends on.
     """
+    leads = trainer.is_global_zero  # others would find the folder gone where this one has failed
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    make_writable(folder, "--run_dir")
-    before = set(folder.iterdir())
+    before: set[Path] = set()
+    if leads:
+        make_writable(folder, "--run_dir")
+        before = set(folder.iterdir())
     try:
-        if trainer.is_global_zero:
+        if leads:
             for place in (folder, folder / "checkpoints"):
                 remove_leftovers(place)
         module = make_module()
@@ -89,7 +92,7 @@ def run(
         with refusals_in_one_line():
             trainer.fit(module, datamodule, ckpt_path=resumed, weights_only=True)
     except BaseException as error:
-        if not any(folder.glob("checkpoints/*.ckpt")):
+        if leads and not any(folder.glob("checkpoints/*.ckpt")):
             clear(folder, before, missing)
         if isinstance(error, SystemExit):  # what Lightning makes of it
             raise KeyboardInterrupt from None
