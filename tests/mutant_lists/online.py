@@ -171,7 +171,11 @@ _add(
         "first = max(self._saved, self.count - len(self.rows))",
         "first = max(0, self.count - len(self.rows))",
     ),
-    ("later pieces kept", "piece.unlink()  # of a time that the checkpoint does not know", "pass"),
+    (
+        "pieces of other times read",
+        'self._pieces = list(state["pieces"])',
+        'self._pieces = sorted(int(p.stem[5:]) for p in self.folder.glob("rows-*.npy"))',
+    ),
     ("tail forgotten", "self._saved = settled\n        self.add(tail)", "self._saved = settled"),
     ("dropped rows written", "held = every >= self.count - len(self.rows)", "held = every >= 0"),
 )
@@ -270,12 +274,12 @@ _add(
     ),
     (
         "NaN let through",
-        "if not np.isfinite(flat).all() or not np.isfinite(float(reward)):",
-        "if not np.isfinite(flat).all():",
+        "refuse_not_finite(float(reward))",
+        "pass",
     ),
     (
         "actions not played anew",
-        'for action in saved["actions"].numpy().astype(kind.dtype):',
+        'for action in episode["actions"].numpy().astype(kind.dtype):',
         "for action in ():",
     ),
     (

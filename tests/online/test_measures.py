@@ -41,11 +41,11 @@ def test_a_dip_after_the_first_100_000_steps_does_not_count() -> None:
 
 
 def test_recovery_is_where_the_moving_mean_is_back() -> None:
-    returns = [100.0] + [50.0] * 3 + [100.0] * 8
+    returns = [100.0] * 5 + [50.0] * 3 + [100.0] * 8
     points = [(1000 * (i + 1), value) for i, value in enumerate(returns)]
     result = outcome(85.0, points, random_return=0.0)
     assert result.lowest == 70 and result.dip == pytest.approx(15 / 85)
-    assert result.recovery_steps == 8000  # the first mean of five at 85: (50 + 4 * 100) / 5
+    assert result.recovery_steps == 12000  # (50 + 4 * 100) / 5, the first above 85 after 70
 
 
 def test_without_a_dip_there_is_nothing_to_recover_from() -> None:
