@@ -35,7 +35,7 @@ def start(algorithm: str, folder: Path, case: str, compiled: bool) -> Record:
         task="fit",
         algorithm=algorithm,
         dataset=str(folder / "box.hdf5"),
-        run_dir=str(folder / "run"),
+        run_dir=tempfile.mkdtemp(dir=folder),
         k=1,
         epoch=16,
         compile=compiled,
