@@ -120,11 +120,10 @@ def train(cell: Cell, seed: int, out: Path) -> dict[str, object]:
     offline = out / f"{cell.dataset.replace('/', '-')}-{cell.fit[1].split('/')[0]}-{seed}"
     run = out / f"{cell.key}-{seed}"
     evaluated = ("--eval_episodes", "10", "--before_episodes", "50", "--progress", "false")
-    with ONE_AT_A_TIME:  # cells share offline runs
-        if not (offline / "checkpoints" / "last.ckpt").is_file():
-            watched = ("--evaluation.episodes", "0", "--diagnostics", "false")
-            where = ("--seed_everything", str(seed), "--run_dir", str(offline))
-            call("fit", *cell.fit, *watched, *where)
+    with ONE_AT_A_TIME:  # cells share offline runs; one that was cut short goes on
+        watched = ("--evaluation.episodes", "0", "--diagnostics", "false")
+        where = ("--seed_everything", str(seed), "--run_dir", str(offline), "--ckpt_path", "last")
+        call("fit", *cell.fit, *watched, *where)
     start = time.perf_counter()
     call(
         "finetune",

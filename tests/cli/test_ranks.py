@@ -5,11 +5,14 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from lightning import LightningModule, Trainer
 
+from lit_offrl.cli.running import run
+from lit_offrl.errors import InputError
 from tests.cli.running import Fit, Outcome, metrics, read, tiny
 from tests.cli.signals import SendSignal
 from tests.ranks import SOURCES, TORCHRUN
@@ -107,6 +110,20 @@ def test_a_batch_that_does_not_divide_is_answered_once(tmp_path: Path) -> None:
     outcome = fit_on_two(tmp_path, {"data.batch_size": 7})
     assert "`batch_size` 7 is the global batch and does not divide by 2" in outcome.complaint
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_rank_that_does_not_lead_leaves_the_folder_alone(tmp_path: Path) -> None:
+    def fail() -> LightningModule:
+        (tmp_path / "of the first").touch()  # meanwhile
+        raise InputError("told by all ranks")
+
+    data: Any = None
+    for leads, left in ((False, ["of the first"]), (True, [])):
+        trainer: Any = SimpleNamespace(is_global_zero=leads)
+        (tmp_path / "of the first").unlink(missing_ok=True)
+        with pytest.raises(InputError, match="told by all ranks"):
+            run(trainer, fail, data, tmp_path, None, 0)
+        assert [path.name for path in tmp_path.iterdir()] == left
 
 
 @pytest.mark.slow

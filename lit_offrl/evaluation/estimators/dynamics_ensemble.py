@@ -108,7 +108,8 @@ class DynamicsEnsemble(OfflineAlgorithm):
 
         Args:
             batch: Transitions.
-            noise: Standard deviation that is added to the predicted one, in that of the target.
+            noise: Standard deviation of noise beside the predicted one, in that of the target;
+                variances add up.
         """
         mean, log_variance, logit = self._predict(batch.obs, batch.action)
         if noise:
